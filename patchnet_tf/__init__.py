@@ -1,0 +1,39 @@
+"""PatchNet (arXiv 1705.08078) for Keras: a classifier whose explanation is its own decisions.
+
+The public names are imported on first use, so that `import patchnet_tf` loads no TensorFlow:
+
+    import patchnet_tf as pn
+
+    model = pn.PatchNet((128, 128, 3), patch_size=17)
+    maps = pn.heatmap_model(model)
+"""
+
+import importlib
+import os
+from typing import Any
+
+# TensorFlow leaves oneDNN's convolutions off on some processors, where they are about twice as fast.
+# It reads this variable when it is first imported; a value that the user has set stays.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+_WHERE = {
+    "PatchNet": "patchnet",
+    "PatchSubnet": "patchnet",
+    "load_model": "patchnet",
+    "heatmap_model": "heatmaps",
+}
+_MODULES = {"callbacks", "data", "heatmaps", "layers", "metrics"}
+
+__all__ = [*sorted(_WHERE), *sorted(_MODULES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,205 @@
+"""Heatmaps: S's decision at every pixel, and the model that draws them.
+
+The heatmap's pixel (i, j) is Q of the p x p patch that starts (p - 1) // 2 pixels above and left of
+it, zeros outside the image (section 3 of the paper): 1, white, speaks for class 1; 0, black, for
+class 0; 0.5 is undecided. Values are never rescaled, so maps of different images compare.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from .layers import PACKAGE, ExtractPatches, PatchDistributed, check_positive
+
+KINDS = ("centered", "averaged", "filters")
+METHODS = ("patchwise",)
+
+# Bytes of one feature map of a chunk of patches: large enough to keep every core in its matrix
+# kernels, small enough to stay near the caches.
+CHUNK_BYTES = 10 * 2**20
+
+
+def heatmap_model(
+    model: keras.Model, *, kind: str = "centered", method: str = "patchwise", stride: int = 1
+) -> keras.Model:
+    """Turn a PatchNet into the model that draws its heatmap. The weights are shared, not copied.
+
+    Args:
+        model: what `PatchNet` or `load_model` returned.
+        kind: "centered", Q of the patch centred at the pixel; "averaged", the mean Q of all patches,
+            one centred at each pixel, that cover the pixel (the paper's alternative); "filters", the
+            tanh output of each of S's linear filter models at the pixel.
+        method: "patchwise", S run on each patch by itself.
+        stride: draw every `stride`-th pixel, from the first on, for a preview.
+
+    Returns:
+        A functional Keras model, (B, H, W, C) in 0..255, H and W free, to
+        (B, ceil(H / stride), ceil(W / stride)) in [0, 1]; for "filters" with a last axis of F values in
+        [-1, 1].
+
+    Raises:
+        ValueError: an argument is not one of those above, or the model is not a PatchNet.
+
+    Example:
+        >>> maps = heatmap_model(PatchNet((64, 64, 1), patch_size=11))
+        >>> maps.predict(numpy.zeros((1, 64, 64, 1))).shape
+        (1, 64, 64)
+    """
+    for name, value, allowed in (("kind", kind, KINDS), ("method", method, METHODS)):
+        if value not in allowed:
+            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
+    stride = check_positive("stride", stride)
+    before, standardize, subnet = anatomy(model)
+    p = subnet.input_shape[1]
+
+    image = x = keras.Input((None, None, model.input_shape[-1]), name="image")
+    for layer in before:
+        x = layer(x)
+    x = keras.layers.ZeroPadding2D((((p - 1) // 2, p // 2),) * 2, name="black_frame")(x)
+    x = standardize(x)
+    if kind == "averaged":
+        x = PatchwiseMap(subnet, name="decisions")(x)
+        x = CoverMean(p, stride, name="heatmap")(x)
+    else:
+        x = PatchwiseMap(subnet, filters=kind == "filters", stride=stride, name="heatmap")(x)
+    return keras.Model(image, x, name=f"{model.name}_heatmap")
+
+
+def anatomy(model: keras.Model) -> tuple[list[keras.layers.Layer], keras.layers.Layer, keras.Model]:
+    """Take a PatchNet apart.
+
+    Returns:
+        The layers before the patches are cut, the layer that standardizes them, and S.
+
+    Raises:
+        ValueError: the model is not a PatchNet.
+    """
+    layers = getattr(model, "layers", [])[1:]
+    cut = [i for i, layer in enumerate(layers) if isinstance(layer, ExtractPatches)]
+    match layers[cut[0] :] if cut else []:
+        case [ExtractPatches(), standardize, PatchDistributed(layer=subnet), _]:
+            return layers[: cut[0]], standardize, subnet
+    raise ValueError(
+        "Only a model made by `PatchNet` has a heatmap of decisions. "
+        f"Received: {getattr(model, 'name', model)!r} with layers {[layer.name for layer in layers]}"
+    )
+
+
+def decide(subnet: keras.Model, patches: Any, filters: bool) -> Any:
+    """Return S's decisions (N,), or with `filters` its tanh outputs (N, F), on patches (N, p, p, C)."""
+    for layer in subnet.layers[1:]:
+        patches = layer(patches)
+        if filters and layer.name == "tanh":
+            return patches
+    return patches[:, 0]
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class PatchwiseMap(keras.layers.Wrapper):
+    """S on every p x p patch of its input, one by one: the definition that faster ways must equal.
+
+    The patches are cut and decided a chunk at a time, so memory does not grow with the image.
+
+    Args:
+        layer: S.
+        filters: return the tanh outputs of the filters instead of the decisions.
+        stride: distance of neighbouring patches in pixels.
+
+    Call arguments:
+        images: (B, H + p - 1, W + p - 1, C), padded and standardized; sizes may be unknown.
+
+    Returns:
+        (B, ceil(H / stride), ceil(W / stride)), or with a last axis of F.
+    """
+
+    def __init__(self, layer: keras.Model, filters: bool = False, stride: int = 1, **kwargs: Any) -> None:
+        super().__init__(layer, **kwargs)
+        self.filters = filters
+        self.stride = check_positive("stride", stride)
+
+    def build(self, input_shape: tuple) -> None:
+        """Nothing to create: S has its weights."""
+
+    def call(self, images: Any) -> Any:
+        """Decide (B, H + p - 1, W + p - 1, C) patch by patch."""
+        p, stride = self.layer.input_shape[1], self.stride
+        features = self.layer.get_layer("readout").kernel.shape[-1]
+        batch, height, width = ops.shape(images)[:3]
+        rows, columns = ((size - p) // stride + 1 for size in (height, width))
+        count = batch * rows * columns
+        chunk = max(1, CHUNK_BYTES // (p * p * features * 4))
+
+        # Patch n is number n % (rows * columns) of image n // (rows * columns), row by row.
+        pixels = ops.reshape(images, (-1, images.shape[3]))
+        within = ops.arange(p)[:, None] * width + ops.arange(p)[None, :]  # (p, p)
+
+        def decide_chunk(first: Any) -> Any:
+            n = ops.minimum(first + ops.arange(chunk), count - 1)  # the last chunk repeats the last patch
+            top, left = n // columns % rows * stride, n % columns * stride
+            corner = (n // (rows * columns) * height + top) * width + left
+            patches = ops.take(pixels, corner[:, None, None] + within, axis=0)  # (chunk, p, p, C)
+            return decide(self.layer, patches, self.filters)
+
+        decided = ops.map(decide_chunk, ops.arange(0, count, chunk))  # (chunks, chunk, ...)
+        decided = ops.reshape(decided, (-1, *decided.shape[2:]))[:count]
+        return ops.reshape(decided, (-1, rows, columns, *decided.shape[1:]))
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """(B, H + p - 1, W + p - 1, C) to (B, rows, columns) or (B, rows, columns, F)."""
+        p = self.layer.input_shape[1]
+        sizes = [None if size is None else (size - p) // self.stride + 1 for size in input_shape[1:3]]
+        last = (self.layer.get_layer("readout").kernel.shape[-1],) if self.filters else ()
+        return (input_shape[0], *sizes, *last)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "filters": self.filters, "stride": self.stride}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class CoverMean(keras.layers.Layer):
+    """At each pixel, the mean decision of the patches that cover it (section 3, the alternative map).
+
+    Patches are those of the "centered" map, one for each pixel of the image; near the border fewer of
+    them cover a pixel, and the mean is over those.
+
+    Args:
+        patch_size: p.
+        stride: return every `stride`-th pixel.
+
+    Call arguments:
+        maps: (B, H, W) decisions in [0, 1].
+
+    Returns:
+        (B, ceil(H / stride), ceil(W / stride)) in [0, 1].
+    """
+
+    def __init__(self, patch_size: int, stride: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.patch_size = check_positive("patch_size", patch_size)
+        self.stride = check_positive("stride", stride)
+
+    def call(self, maps: Any) -> Any:
+        """Average (B, H, W) over p x p neighbours."""
+        # The patch centred at row a covers rows a - (p - 1) // 2 to a + p // 2, so row i is covered by
+        # the patches centred at i - p // 2 to i + (p - 1) // 2.
+        p = self.patch_size
+        pad = [[0, 0], [p // 2, (p - 1) // 2], [p // 2, (p - 1) // 2], [0, 0]]
+
+        def box_mean(x: Any) -> Any:  # zeros outside the image count
+            x = ops.average_pool(ops.pad(x, pad), (p, 1), 1, "valid")
+            return ops.average_pool(x, (1, p), 1, "valid")
+
+        maps = maps[..., None]
+        mean = box_mean(maps) / box_mean(ops.ones_like(maps))
+        return mean[:, :: self.stride, :: self.stride, 0]
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """(B, H, W) to (B, ceil(H / stride), ceil(W / stride))."""
+        sizes = [None if size is None else -(-size // self.stride) for size in input_shape[1:3]]
+        return (input_shape[0], *sizes)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "patch_size": self.patch_size, "stride": self.stride}

@@ -1,0 +1,273 @@
+"""The layers that PatchNet is made of: patches of an image, S on each of them, and S's last steps.
+
+Images and maps are channels last. Shapes: B images, H rows, W columns, C channels, p patch size,
+P patches per image, N patches of all images, F filters.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+PACKAGE = "patchnet_tf"
+
+
+def check_positive(name: str, value: Any) -> int:
+    """Return `value` when it is a whole number of at least 1; raise ValueError naming `name` otherwise."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}")
+    return int(value)
+
+
+def cover(size: Any, patch_size: int, stride: int) -> tuple[Any, Any, Any]:
+    """How many patches cover `size` pixels, and the zeros before and after that they need.
+
+    This is TensorFlow's SAME rule: ceil(size / stride) patches, the zeros split evenly, the odd one
+    after. `size` is an int or a scalar tensor, and so are the results.
+
+    >>> cover(128, 17, 17)
+    (8, 4, 4)
+    """
+    count = (size + stride - 1) // stride
+    total = (count - 1) * stride + patch_size - size
+    total = max(total, 0) if isinstance(total, int) else ops.maximum(total, 0)
+    return count, total // 2, total - total // 2
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ExtractPatches(keras.layers.Layer):
+    """The image cut into p x p patches that cover it, row by row (section 2 of the paper).
+
+    ceil(H / stride) x ceil(W / stride) patches, zero-padded evenly: `padding="SAME"` of
+    `tf.image.extract_patches`. Zeros are black where pixels are 0..1 or 0..255.
+
+    Args:
+        patch_size: p, at least 1, odd or even.
+        stride: distance of neighbouring patches in pixels; None means `patch_size`.
+        crop: (height, width) of the central region that patches are taken from; None means all of it.
+
+    Call arguments:
+        images: (B, H, W, C), any float dtype; H and W may be unknown until run time.
+
+    Returns:
+        (B, P, p, p, C), the dtype of the images.
+
+    Raises:
+        ValueError: an argument is not a positive whole number, the crop is larger than the image, or
+            the input does not have four axes.
+
+    Example:
+        >>> ExtractPatches(17)(keras.ops.zeros((1, 128, 128, 3))).shape
+        TensorShape([1, 64, 17, 17, 3])
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        stride: int | None = None,
+        crop: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.patch_size = check_positive("patch_size", patch_size)
+        self.stride = self.patch_size if stride is None else check_positive("stride", stride)
+        self.crop = None if crop is None else check_crop(crop)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """(B, H, W, C) to (B, P, p, p, C); P is None while H or W is."""
+        batch, channels = input_shape[0], input_shape[3]
+        sizes = self.crop or input_shape[1:3]
+        counts = [None if size is None else cover(size, self.patch_size, self.stride)[0] for size in sizes]
+        count = None if None in counts else counts[0] * counts[1]
+        return (batch, count, self.patch_size, self.patch_size, channels)
+
+    def build(self, input_shape: tuple) -> None:
+        """Check the shape of the images; there are no weights."""
+        if len(input_shape) != 4:
+            raise ValueError(
+                "`ExtractPatches` takes images of shape (batch, height, width, channels). "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        sizes = input_shape[1:3]
+        if self.crop and any(s is not None and s < c for s, c in zip(sizes, self.crop, strict=True)):
+            raise ValueError(
+                f"`crop` must not be larger than the images, which are {tuple(sizes)} (height, width). "
+                f"Received: crop={self.crop}"
+            )
+
+    def call(self, images: Any) -> Any:
+        """Cut (B, H, W, C) into (B, P, p, p, C)."""
+        images = crop_center(images, self.crop)
+        p, stride = self.patch_size, self.stride
+        channels = images.shape[3]
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # (B, rows, columns, p * p * C)
+            patches = tf.image.extract_patches(
+                images, [1, p, p, 1], [1, stride, stride, 1], [1, 1, 1, 1], padding="SAME"
+            )
+        else:
+            patches = gather_patches(images, p, stride)
+        count = self.compute_output_shape(images.shape)[1]
+        if count is None:
+            shape = ops.shape(patches)
+            count = shape[1] * shape[2]
+        return ops.reshape(patches, (-1, count, p, p, channels))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        config = {"patch_size": self.patch_size, "stride": self.stride, "crop": self.crop}
+        return {**super().get_config(), **config}
+
+
+def check_crop(crop: Any) -> tuple[int, int]:
+    """Return `crop` as (height, width); raise ValueError when it is not a pair of positive whole numbers."""
+    try:
+        height, width = crop
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`crop` must be None or (height, width) in pixels. Received: crop={crop!r}"
+        ) from None
+    return check_positive("crop height", height), check_positive("crop width", width)
+
+
+def crop_center(images: Any, crop: tuple[int, int] | None) -> Any:
+    """Return the central region of (B, H, W, C) images; the odd pixel stays at the bottom and the right."""
+    if crop is None:
+        return images
+    height, width = ops.shape(images)[1:3]
+    top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+    # Without the reshape the size would be unknown to later layers when H and W are.
+    region = images[:, top : top + crop[0], left : left + crop[1], :]
+    return ops.reshape(region, (-1, *crop, images.shape[3]))
+
+
+def gather_patches(images: Any, patch_size: int, stride: int) -> Any:
+    """What `tf.image.extract_patches` returns, bit by bit, as two gathers: rows, then columns.
+
+    For the backends that lack it and for graph formats that cannot express it.
+
+    Args:
+        images: (B, H, W, C).
+        patch_size: p.
+        stride: distance of neighbouring patches in pixels.
+
+    Returns:
+        (B, rows, columns, p * p * C), the dtype of the images.
+    """
+    height, width = ops.shape(images)[1:3]
+    rows, top, bottom = cover(height, patch_size, stride)
+    columns, left, right = cover(width, patch_size, stride)
+    images = ops.pad(images, [[0, 0], [top, bottom], [left, right], [0, 0]])
+
+    def windows(count: Any) -> Any:  # (count, p): the pixels of each window
+        return ops.arange(count)[:, None] * stride + ops.arange(patch_size)[None, :]
+
+    patches = ops.take(images, windows(rows), axis=1)  # (B, rows, p, W, C)
+    patches = ops.take(patches, windows(columns), axis=3)  # (B, rows, p, columns, p, C)
+    patches = ops.transpose(patches, (0, 1, 3, 2, 4, 5))  # (B, rows, columns, p, p, C)
+    return ops.reshape(patches, (-1, rows, columns, patch_size**2 * images.shape[3]))
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class PatchDistributed(keras.layers.TimeDistributed):
+    """One layer on every patch: `TimeDistributed` with the patch axis folded into the batch.
+
+    Keras's own class unrolls the layer once for each patch when their number is known, and returns
+    wrong numbers when it is not (Keras 3.14 and 3.15). Folding is exact, holds one copy of the layer
+    in the graph, and takes any number of patches.
+
+    Args:
+        layer: S, or any layer or model that takes (N, p, p, C).
+
+    Call arguments:
+        inputs: (B, P, ...), P known or not.
+
+    Returns:
+        (B, P, ...): the layer's outputs.
+
+    Example:
+        >>> PatchDistributed(keras.layers.Flatten())(keras.ops.zeros((2, 5, 3, 3, 1))).shape
+        TensorShape([2, 5, 9])
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Apply the layer to (B, P, ...). Patches are never masked: `mask` must be None."""
+        if mask is not None:
+            raise ValueError(f"`PatchDistributed` takes no mask. Received: mask={mask}")
+        count = ops.shape(inputs)[1]
+        folded = ops.reshape(inputs, (-1, *inputs.shape[2:]))  # (B * P, ...)
+        outputs = self.layer(folded, training=training)
+        return ops.reshape(outputs, (-1, count, *outputs.shape[1:]))
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class FilterReadout(keras.layers.Layer):
+    """For each filter map its own linear model: one weight per position, and a bias (section 2).
+
+    The weights are `kernel` (h, w, F), LeCun normal over the h * w positions, and `bias` (F,), zero.
+
+    Call arguments:
+        maps: (N, h, w, F), floating point; h and w must be known.
+
+    Returns:
+        (N, F): sum over positions of map times kernel, plus bias.
+
+    Example:
+        >>> FilterReadout()(keras.ops.ones((4, 17, 17, 64))).shape
+        TensorShape([4, 64])
+    """
+
+    def build(self, input_shape: tuple) -> None:
+        """Create the kernel (h, w, F) and the bias (F,)."""
+        _, height, width, filters = input_shape
+        # Keras takes the fan-in of a rank-3 kernel to be its first two axes: the h * w positions.
+        self.kernel = self.add_weight(
+            name="kernel", shape=(height, width, filters), initializer="lecun_normal"
+        )
+        self.bias = self.add_weight(name="bias", shape=(filters,), initializer="zeros")
+
+    def call(self, maps: Any) -> Any:
+        """Read (N, h, w, F) out into (N, F)."""
+        return ops.sum(maps * self.kernel, axis=(1, 2)) + self.bias
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """(N, h, w, F) to (N, F)."""
+        return (input_shape[0], input_shape[3])
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Decision(keras.layers.Layer):
+    """Q: the sigmoid of S's linear unit, always in float32, that keeps its gradient when it saturates.
+
+    The unit's output is limited to -13..13 on the way forward, and the limit is invisible to the
+    gradient. So Q stays within 2.3e-6 of 0 and 1, where float32 can still tell 1 - Q from 0, and the
+    gradient of binary cross-entropy on an average of many Q does not vanish when all of them are wrong
+    and sure: it tends to 1 / P for each patch, as it does in exact arithmetic.
+
+    Call arguments:
+        logits: any shape, any float dtype.
+
+    Returns:
+        The same shape, float32, in (0, 1).
+
+    Example:
+        >>> float(Decision()(keras.ops.zeros(())))
+        0.5
+    """
+
+    LIMIT = 13.0
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def call(self, logits: Any) -> Any:
+        """Limit, then sigmoid."""
+        limited = ops.clip(logits, -self.LIMIT, self.LIMIT)
+        pass_through = logits - ops.stop_gradient(logits)  # zero, with a gradient of one
+        return ops.sigmoid(ops.stop_gradient(limited) + pass_through)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Keep the shape."""
+        return tuple(input_shape)

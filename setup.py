@@ -1,0 +1,36 @@
+"""Packaging of PatchNet-TF; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="patchnet-tf",
+    version="0.1.0",
+    description="PatchNet for Keras: image classification whose explanation is exact",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11,<3.14",
+    packages=["patchnet_tf", "patchnet_tf.data", "patchnet_tf.configs"],
+    # Configurations are files of the checkout that an installed `patchnet demo` needs too.
+    package_dir={"patchnet_tf": "patchnet_tf", "patchnet_tf.configs": "configs"},
+    package_data={"patchnet_tf": ["py.typed"], "patchnet_tf.configs": ["*.yaml"]},
+    install_requires=[
+        "numpy>=1.26,<3",
+        "keras>=3.12,<4",
+        "tensorflow>=2.20,<2.22",
+        "tensorboard>=2.20,<2.22",
+        "opencv-python-headless>=4.10,<6",
+        "scikit-image>=0.25,<0.27",
+        "scikit-learn>=1.5,<2",
+        "pydantic>=2.9,<3",
+        "pyyaml>=6,<7",
+        "typer>=0.15,<1",
+        "rich>=13,<16",
+    ],
+    extras_require={"test": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<1"]},
+    entry_points={"console_scripts": ["patchnet = patchnet_tf.cli:main"]},
+)

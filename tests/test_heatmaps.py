@@ -1,0 +1,66 @@
+import keras
+import numpy as np
+import pytest
+
+import patchnet_tf as pn
+from patchnet_tf.heatmaps import METHODS
+
+from . import reference
+from .conftest import shake
+
+SMALL = {"filters": 4, "depth": 3}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("p", [5, 6, 9])
+@pytest.mark.parametrize("kind", ["centered", "averaged", "filters"])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_heatmap_is_the_papers(method, p, kind, stride, rng):
+    model = shake(pn.PatchNet((None, None, 2), p, mean=0.3, **SMALL), rng)
+    image = rng.integers(0, 256, (13, 17, 2), "uint8")
+    decide = reference.filters if kind == "filters" else reference.subnet
+    expected = reference.decisions(model.get_weights(), image, p, 1, mean=0.3, decide=decide)
+    if kind == "averaged":
+        expected = reference.cover_mean(expected, p)
+    maps = pn.heatmap_model(model, kind=kind, method=method, stride=stride)
+    got = maps.predict(image[None], verbose=0)
+    np.testing.assert_allclose(got[0], expected[::stride, ::stride], atol=1e-5)
+    assert maps.compute_output_shape((1, 13, 17, 2)) == got.shape
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_heatmap_covers_the_whole_image_of_a_cropped_model(method, rng):
+    model = pn.PatchNet((20, 24, 1), 5, crop=(10, 10), **SMALL)
+    maps = pn.heatmap_model(model, method=method)
+    assert maps.predict(rng.random((3, 20, 24, 1)), verbose=0).shape == (3, 20, 24)
+
+
+def test_batch_is_its_images(rng):
+    maps = pn.heatmap_model(pn.PatchNet((None, None, 1), 6, **SMALL))
+    images = rng.uniform(0, 255, (3, 11, 12, 1)).astype("float32")
+    singly = np.concatenate([maps.predict(image[None], verbose=0) for image in images])
+    np.testing.assert_allclose(maps.predict(images, verbose=0), singly, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_heatmap_model_saves_and_shares_weights(method, tmp_path, rng):
+    model = pn.PatchNet((None, None, 1), 6, **SMALL)
+    maps = pn.heatmap_model(model, method=method, kind="averaged", stride=2)
+    shake(model, rng)
+    image = rng.uniform(0, 255, (1, 11, 12, 1)).astype("float32")
+    expected = pn.heatmap_model(model, method=method, kind="averaged", stride=2).predict(image, verbose=0)
+    np.testing.assert_array_equal(maps.predict(image, verbose=0), expected)
+    maps.save(tmp_path / "maps.keras")
+    loaded = pn.load_model(tmp_path / "maps.keras")
+    np.testing.assert_array_equal(loaded.predict(image, verbose=0), expected)
+
+
+def test_bad_arguments():
+    model = pn.PatchNet((20, 20, 1), 6, **SMALL)
+    for bad in ({"kind": "white"}, {"method": "quick"}, {"stride": 0}):
+        with pytest.raises(ValueError, match="Received"):
+            pn.heatmap_model(model, **bad)
+    x = keras.Input((4,))
+    for other in (keras.Model(x, keras.layers.Dense(1)(x)), keras.Sequential(), "model"):
+        with pytest.raises(ValueError, match=r"made by `PatchNet`.*Received"):
+            pn.heatmap_model(other)
