@@ -10,10 +10,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from .dense import DenseMap, SubnetMap
 from .layers import PACKAGE, ExtractPatches, PatchDistributed, check_positive
 
 KINDS = ("centered", "averaged", "filters")
-METHODS = ("patchwise",)
+METHODS = ("exact", "patchwise")
 
 # Bytes of one feature map of a chunk of patches: large enough to keep every core in its matrix
 # kernels, small enough to stay near the caches.
@@ -21,7 +22,7 @@ CHUNK_BYTES = 10 * 2**20
 
 
 def heatmap_model(
-    model: keras.Model, *, kind: str = "centered", method: str = "patchwise", stride: int = 1
+    model: keras.Model, *, kind: str = "centered", method: str = "exact", stride: int = 1
 ) -> keras.Model:
     """Turn a PatchNet into the model that draws its heatmap. The weights are shared, not copied.
 
@@ -30,7 +31,8 @@ def heatmap_model(
         kind: "centered", Q of the patch centred at the pixel; "averaged", the mean Q of all patches,
             one centred at each pixel, that cover the pixel (the paper's alternative); "filters", the
             tanh output of each of S's linear filter models at the pixel.
-        method: "patchwise", S run on each patch by itself.
+        method: "exact", all work that patches share done once; or "patchwise", S run on each patch by
+            itself, the plain definition: the same numbers within rounding, many times slower.
         stride: draw every `stride`-th pixel, from the first on, for a preview.
 
     Returns:
@@ -58,11 +60,12 @@ def heatmap_model(
         x = layer(x)
     x = keras.layers.ZeroPadding2D((((p - 1) // 2, p // 2),) * 2, name="black_frame")(x)
     x = standardize(x)
+    every_patch = {"exact": DenseMap, "patchwise": PatchwiseMap}[method]
     if kind == "averaged":
-        x = PatchwiseMap(subnet, name="decisions")(x)
+        x = every_patch(subnet, name="decisions")(x)
         x = CoverMean(p, stride, name="heatmap")(x)
     else:
-        x = PatchwiseMap(subnet, filters=kind == "filters", stride=stride, name="heatmap")(x)
+        x = every_patch(subnet, filters=kind == "filters", stride=stride, name="heatmap")(x)
     return keras.Model(image, x, name=f"{model.name}_heatmap")
 
 
@@ -86,49 +89,21 @@ def anatomy(model: keras.Model) -> tuple[list[keras.layers.Layer], keras.layers.
     )
 
 
-def decide(subnet: keras.Model, patches: Any, filters: bool) -> Any:
-    """Return S's decisions (N,), or with `filters` its tanh outputs (N, F), on patches (N, p, p, C)."""
-    for layer in subnet.layers[1:]:
-        patches = layer(patches)
-        if filters and layer.name == "tanh":
-            return patches
-    return patches[:, 0]
-
-
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class PatchwiseMap(keras.layers.Wrapper):
-    """S on every p x p patch of its input, one by one: the definition that faster ways must equal.
+class PatchwiseMap(SubnetMap):
+    """S on every patch, one by one: the definition that `DenseMap` must equal.
 
     The patches are cut and decided a chunk at a time, so memory does not grow with the image.
-
-    Args:
-        layer: S.
-        filters: return the tanh outputs of the filters instead of the decisions.
-        stride: distance of neighbouring patches in pixels.
-
-    Call arguments:
-        images: (B, H + p - 1, W + p - 1, C), padded and standardized; sizes may be unknown.
-
-    Returns:
-        (B, ceil(H / stride), ceil(W / stride)), or with a last axis of F.
+    Arguments and results are those of `SubnetMap`.
     """
 
-    def __init__(self, layer: keras.Model, filters: bool = False, stride: int = 1, **kwargs: Any) -> None:
-        super().__init__(layer, **kwargs)
-        self.filters = filters
-        self.stride = check_positive("stride", stride)
-
-    def build(self, input_shape: tuple) -> None:
-        """Nothing to create: S has its weights."""
-
     def call(self, images: Any) -> Any:
-        """Decide (B, H + p - 1, W + p - 1, C) patch by patch."""
-        p, stride = self.layer.input_shape[1], self.stride
-        features = self.layer.get_layer("readout").kernel.shape[-1]
+        """Decide every patch of (B, H, W, C)."""
+        p, stride = self.patch_size, self.stride
         batch, height, width = ops.shape(images)[:3]
         rows, columns = ((size - p) // stride + 1 for size in (height, width))
         count = batch * rows * columns
-        chunk = max(1, CHUNK_BYTES // (p * p * features * 4))
+        chunk = max(1, CHUNK_BYTES // (p * p * self.features * 4))
 
         # Patch n is number n % (rows * columns) of image n // (rows * columns), row by row.
         pixels = ops.reshape(images, (-1, images.shape[3]))
@@ -138,23 +113,14 @@ class PatchwiseMap(keras.layers.Wrapper):
             n = ops.minimum(first + ops.arange(chunk), count - 1)  # the last chunk repeats the last patch
             top, left = n // columns % rows * stride, n % columns * stride
             corner = (n // (rows * columns) * height + top) * width + left
-            patches = ops.take(pixels, corner[:, None, None] + within, axis=0)  # (chunk, p, p, C)
-            return decide(self.layer, patches, self.filters)
+            x = ops.take(pixels, corner[:, None, None] + within, axis=0)  # (chunk, p, p, C)
+            for layer in self.before_readout():
+                x = layer(x)
+            return self.finish(x)
 
         decided = ops.map(decide_chunk, ops.arange(0, count, chunk))  # (chunks, chunk, ...)
         decided = ops.reshape(decided, (-1, *decided.shape[2:]))[:count]
         return ops.reshape(decided, (-1, rows, columns, *decided.shape[1:]))
-
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """(B, H + p - 1, W + p - 1, C) to (B, rows, columns) or (B, rows, columns, F)."""
-        p = self.layer.input_shape[1]
-        sizes = [None if size is None else (size - p) // self.stride + 1 for size in input_shape[1:3]]
-        last = (self.layer.get_layer("readout").kernel.shape[-1],) if self.filters else ()
-        return (input_shape[0], *sizes, *last)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {**super().get_config(), "filters": self.filters, "stride": self.stride}
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
