@@ -1,0 +1,230 @@
+import errno
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from patchnet_tf import pictures
+
+
+def ink(picture):
+    """Where a picture is dark: its text."""
+    return (picture < 100).all(-1)
+
+
+def test_grey_is_the_rounded_decision_whatever_the_map():
+    np.testing.assert_array_equal(pictures.grey([[0, 0.25, 0.5, 1]]), [[0, 64, 128, 255]])
+    np.testing.assert_array_equal(pictures.grey(np.full((2, 3), 0.4, "float16")), np.full((2, 3), 102))
+    np.testing.assert_array_equal(pictures.grey([[-1e-7, 1 + 1e-7]]), [[0, 255]])
+    assert pictures.grey([[0.1]]).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros(3), np.zeros((2, 2, 1)), np.zeros((0, 2)), [[np.nan]], [[1.01]], [[-0.01]], [[np.inf]]]
+)
+def test_grey_refuses_what_is_no_heatmap(bad):
+    with pytest.raises(ValueError, match="Received"):
+        pictures.grey(bad)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_overlay_of_undecided_is_the_image_in_grey(channels, dtype, rng):
+    image = rng.integers(0, 256, (5, 7, channels)).astype(dtype)
+    got = pictures.overlay(image, np.full((5, 7), 0.5))
+    weights = [1] if channels == 1 else [0.299, 0.587, 0.114]
+    expected = np.repeat((image @ weights)[..., None], 3, axis=2)
+    assert (got.dtype, got.shape) == (np.uint8, (5, 7, 3))
+    np.testing.assert_allclose(got, expected, atol=1)
+
+
+@pytest.mark.parametrize("pixel", [0, 100, 255])
+def test_overlay_is_red_for_1_blue_for_0_and_stronger_the_surer(pixel):
+    q = np.array([[0, 0.25, 0.5, 0.75, 1]])
+    got = pictures.overlay(np.full((1, 5, 1), pixel), q)[0].astype(int)
+    redder = got[:, 0] - got[:, 2]
+    assert (np.diff(redder) > 0).all()
+    assert redder[2] == 0
+
+
+def test_overlay_lets_the_image_through(rng):
+    image = rng.integers(0, 256, (20, 20, 1), "uint8")
+    for q in (0.0, 1.0):
+        got = pictures.overlay(image, np.full((20, 20), q)).mean(-1)
+        assert np.corrcoef(got.ravel(), image.ravel())[0, 1] > 0.99
+
+
+def test_overlay_names_both_sizes():
+    with pytest.raises(ValueError, match=r"Received: image \(4, 5\), heatmap \(5, 4\)"):
+        pictures.overlay(np.zeros((4, 5, 1)), np.zeros((5, 4)))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((4, 4)),
+        np.zeros((4, 4, 2)),
+        np.zeros((0, 4, 1)),
+        np.full((4, 4, 1), np.nan),
+        np.full((4, 4, 1), 256),
+        np.full((4, 4, 1), -1.0),
+    ],
+)
+def test_overlay_refuses_what_is_no_image(bad):
+    with pytest.raises(ValueError, match="Received"):
+        pictures.overlay(bad, np.zeros((4, 4)))
+
+
+def test_legend_holds_the_colours_of_the_maps():
+    picture = pictures.legend(colours="both")
+    pixels = picture.reshape(-1, 3)
+    for q in (0, 1):
+        color = pictures.overlay(np.full((1, 1, 1), 192), [[q]])[0, 0]
+        assert (pixels == color).all(-1).any()
+    assert (pixels == 0).all(-1).any()  # the grey bar's black
+
+
+@pytest.mark.parametrize("size", [(40, 40), (40, 300), (300, 41), (1500, 2500)])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_with_legend_keeps_the_picture_and_clips_no_text(size, channels, rng):
+    picture = rng.integers(0, 256, (*size, *channels), "uint8")
+    got = pictures.with_legend(picture, ("human", "W" * 60))
+    height, width = size
+    expected = picture if channels else np.repeat(picture[..., None], 3, axis=2)
+    np.testing.assert_array_equal(got[:height, :width], expected)
+    legend = ink(got[height:])
+    assert legend.any()
+    # Text that was clipped would touch the border.
+    assert not legend[[0, -1]].any()
+    assert not legend[:, [0, -1]].any()
+
+
+def test_text_grows_with_the_picture():
+    heights = [pictures.with_legend(np.zeros((9, width), "uint8")).shape[0] for width in (100, 1000, 4000)]
+    assert heights[0] == heights[1] < heights[2] / 3
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("Müller", "Muller"),
+        ("ﬁn", "fin"),
+        ("猫", "?"),
+        ("a\nb", "a?b"),
+        (1, "1"),
+        ("x" * 50, "x" * 29 + "..."),
+    ],
+)
+def test_class_names_that_cannot_be_drawn_are_replaced(name, plain):
+    got, expected = (pictures.legend(("0", text)) for text in (name, plain))
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("bad", ["01", ("0",), ("0", "1", "2")])
+def test_class_names_are_two(bad):
+    with pytest.raises(ValueError, match="Received: class_names="):
+        pictures.legend(bad)
+
+
+def contains(page, part):
+    """Whether `part` stands somewhere on the page, pixel by pixel."""
+    found = cv2.matchTemplate(page, part, cv2.TM_SQDIFF)
+    y, x = np.unravel_index(found.argmin(), found.shape)
+    return np.array_equal(page[y : y + part.shape[0], x : x + part.shape[1]], part)
+
+
+def test_strip_shows_each_picture_enlarged_by_a_whole_number(rng):
+    images = [rng.integers(0, 256, shape, "uint8") for shape in ((40, 40, 1), (30, 70, 3), (150, 20, 3))]
+    maps = [rng.random(image.shape[:2]) for image in images]
+    masks = [q > 0.7 for q in maps]
+    page = pictures.strip(images, maps, [[0.9], [0.1], [0.5]], [1, 0, 0], masks)
+    assert (page.dtype, page.shape[2]) == (np.uint8, 3)
+    for image, q, mask, factor in zip(images, maps, masks, (4, 2, 1), strict=True):
+        for picture in (
+            image,
+            pictures.grey(q)[..., None],
+            pictures.overlay(image, q),
+            mask[..., None] * 255,
+        ):
+            part = np.broadcast_to(picture, (*image.shape[:2], 3)).astype("uint8")
+            assert contains(page, np.kron(part, np.ones((factor, factor, 1), "uint8")))
+    assert not ink(page)[[0, -1]].any()
+    assert not ink(page)[:, [0, -1]].any()
+
+
+def test_strip_writes_probability_and_label(rng):
+    image, q = rng.integers(0, 256, (40, 40, 1), "uint8"), rng.random((40, 40))
+    page = pictures.strip([image], [q], [0.25], [1], class_names=("cat", "dog"))
+    assert contains(page, pictures.written("P(dog) = 0.250   label: dog", pictures.LINE))
+    plain = pictures.strip([image], [q], [0.25], class_names=("cat", "dog"))
+    assert contains(plain, pictures.written("P(dog) = 0.250", pictures.LINE))
+    assert ink(plain).sum() < ink(page).sum()
+
+
+def test_strip_refuses_what_does_not_fit():
+    image, q, mask = np.zeros((4, 4, 1)), np.zeros((4, 4)), np.zeros((4, 4), bool)
+    good = {"images": [image], "heatmaps": [q], "probabilities": [0.5], "labels": [1], "masks": [mask]}
+    pictures.strip(**good)
+    for bad in (
+        {"heatmaps": [q, q]},
+        {"images": [], "heatmaps": [], "probabilities": [], "labels": [], "masks": []},
+        {"probabilities": [1.5]},
+        {"probabilities": [np.nan]},
+        {"labels": [2]},
+        {"labels": [0, 1]},
+        {"masks": []},
+        {"masks": [mask[1:]]},
+        {"heatmaps": [q[1:]]},
+    ):
+        with pytest.raises(ValueError, match="Received"):
+            pictures.strip(**{**good, **bad})
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_save_png_keeps_every_pixel(channels, rng, tmp_path):
+    picture = rng.integers(0, 256, (5, 7, *channels), "uint8")
+    for _ in range(2):  # the second replaces the first
+        pictures.save_png(picture, tmp_path / "a.png")
+    got = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(got[..., ::-1] if channels else got, picture)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_save_png_errors(tmp_path):
+    picture = np.zeros((3, 3), "uint8")
+    with pytest.raises(FileNotFoundError, match=r"Cannot write.*nowhere.a\.png"):
+        pictures.save_png(picture, tmp_path / "nowhere" / "a.png")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="Cannot write"):
+        pictures.save_png(picture, tmp_path / "file" / "a.png")
+    with pytest.raises(ValueError, match="Received: path="):
+        pictures.save_png(picture, tmp_path / "a.jpg")
+    for bad in (picture.astype(float), picture[0], picture[:0], np.zeros((3, 3, 4), "uint8")):
+        with pytest.raises(ValueError, match="Received"):
+            pictures.save_png(bad, tmp_path / "a.png")
+
+
+def test_a_full_disk_leaves_the_old_picture_and_nothing_else(tmp_path, monkeypatch):
+    picture = np.zeros((3, 3), "uint8")
+    pictures.save_png(picture, tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+
+    def half_written(path, data):
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", half_written)
+    with pytest.raises(OSError, match=r"No space left on device.*a\.png"):
+        pictures.save_png(picture + 1, tmp_path / "a.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_pictures_need_no_tensorflow():
+    code = (
+        "import sys, patchnet_tf.pictures; sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
