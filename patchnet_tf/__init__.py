@@ -10,11 +10,17 @@ The public names are imported on first use, so that `import patchnet_tf` loads n
 
 import importlib
 import os
+from pathlib import Path
 from typing import Any
 
 # TensorFlow leaves oneDNN's convolutions off on some processors, where they are about twice as fast.
 # It reads this variable when it is first imported; a value that the user has set stays.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+# In a checkout that is not installed, packages that setup.py maps into this one stand beside it.
+_CHECKOUT = Path(__file__).parent.parent
+if (_CHECKOUT / "setup.py").is_file() and (_CHECKOUT / "configs" / "__init__.py").is_file():
+    __path__.append(str(_CHECKOUT))
 
 _WHERE = {
     "PatchNet": "patchnet",
