@@ -46,8 +46,8 @@ def load(data: FolderData) -> Dataset:
     train, val = (
         read_examples(list(files[split].values()), channels, data.size) for split in ("train", "val")
     )
-    if train.images.shape[1:] != val.images.shape[1:]:
-        raise InputError(different_sizes(files["train"][names[0]][0], files["val"][names[0]][0]))
+    first, other = files["train"][names[0]][0], files["val"][names[0]][0]
+    check_same_size(first, train.images[0], other, val.images[0])
     masked = None
     if data.mask:
         # The masks of class 1 in the order of its images, which are the last ones of `val`.
@@ -80,18 +80,18 @@ def read_examples(files: list[list[Path]], channels: int, size: tuple[int, int] 
     images = []
     for file in (paths := [path for of_class in files for path in of_class]):
         images.append(resized(read_image(file, channels), size))
-        if images[-1].shape != images[0].shape:
-            raise InputError(different_sizes(paths[0], file))
+        check_same_size(paths[0], images[0], file, images[-1])
     return Examples(np.stack(images), np.repeat(np.array([0, 1], "uint8"), [len(fs) for fs in files]))
 
 
-def different_sizes(first: Path, other: Path) -> str:
-    """Say that two files have different sizes."""
-    sizes = ["{1} x {0}".format(*Image.open(file).size) for file in (first, other)]
-    return (
-        "Images of one data set must have one size; set data.size: [height, width] to resize them. "
-        f"Received: {first} {sizes[0]}, {other} {sizes[1]}"
-    )
+def check_same_size(first: Path, image: np.ndarray, other: Path, other_image: np.ndarray) -> None:
+    """Raise InputError where two images (H, W, C) differ in size."""
+    if image.shape != other_image.shape:
+        sizes = [f"{shape[0]} x {shape[1]}" for shape in (image.shape, other_image.shape)]
+        raise InputError(
+            "Images of one data set must have one size; set data.size: [height, width] to resize them. "
+            f"Received: {first} {sizes[0]}, {other} {sizes[1]} (height x width)"
+        )
 
 
 def read_masks(folder: Path, files: list[Path], images: np.ndarray, data: FolderData) -> Masked:

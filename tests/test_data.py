@@ -1,0 +1,286 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from patchnet_tf.config import FolderData, InputError, TexturesData
+from patchnet_tf.data import Batches, Examples, check_images, folder, textures
+
+from .small import image_folder, save
+
+SHARED = Path(__file__).parents[2] / "shared" / "images"
+
+
+def folder_data(root, **options):
+    return FolderData(kind="folder", path=str(root), **options)
+
+
+def test_folder(tmp_path):
+    image_folder(tmp_path, counts=(2, 3))
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "train" / "cat" / ".0.png").write_text("not an image either")
+    data = folder.load(folder_data(tmp_path))
+    assert data.class_names == ("cat", "dog")
+    assert data.masked is None
+    for examples in (data.train, data.val):
+        assert examples.images.shape == (5, 20, 24, 1)
+        assert examples.images.dtype == np.uint8
+        assert examples.labels.tolist() == [0, 0, 1, 1, 1]
+        assert examples.images[:, 0, 0, 0].tolist() == [0, 1, 128, 129, 130]
+
+
+def test_folder_classes_can_be_chosen_and_turned_round(tmp_path):
+    image_folder(tmp_path)
+    for split in ("train", "val"):
+        save(tmp_path / split / "bird" / "0.png", np.zeros((20, 24), "uint8"))
+    with pytest.raises(
+        InputError, match=r"two class folders \(data.classes chooses\). Received: bird, cat, dog"
+    ):
+        folder.load(folder_data(tmp_path))
+    data = folder.load(folder_data(tmp_path, classes=("dog", "cat")))
+    assert data.class_names == ("dog", "cat")
+    assert data.val.images[:, 0, 0, 0].tolist() == [128, 129, 130, 0, 1, 2]
+    with pytest.raises(InputError, match=r"expected the class folders dog and cow. Received: bird, cat, dog"):
+        folder.load(folder_data(tmp_path, classes=("dog", "cow")))
+
+
+def test_channels_follow_the_training_images(tmp_path):
+    image_folder(tmp_path)
+    assert folder.load(folder_data(tmp_path, channels=3)).train.images.shape[-1] == 3
+    colour = np.zeros((20, 24, 3), "uint8")
+    colour[..., 1] = 200
+    save(tmp_path / "train" / "cat" / "0.png", colour)
+    images = folder.load(folder_data(tmp_path)).train.images
+    np.testing.assert_array_equal(images[0], colour)
+    assert (images[1] == images[1][..., :1]).all()  # a grey file
+    grey = folder.load(folder_data(tmp_path, channels=1)).train.images
+    assert abs(int(grey[0, 0, 0, 0]) - 0.587 * 200) <= 1  # the luma of green
+
+
+def test_sizes(tmp_path):
+    image_folder(tmp_path)
+    other = save(tmp_path / "train" / "dog" / "1.png", np.full((30, 10), 77, "uint8"))
+    message = rf"set data.size.*Received: {tmp_path}/train/cat/0.png 20 x 24, {other} 30 x 10"
+    with pytest.raises(InputError, match=message):
+        folder.load(folder_data(tmp_path))
+    images = folder.load(folder_data(tmp_path, size=(12, 16))).train.images
+    assert images.shape == (6, 12, 16, 1)
+    assert (images[4] == 77).all()
+
+
+def test_train_and_val_of_different_sizes(tmp_path):
+    image_folder(tmp_path / "a")
+    image_folder(tmp_path / "b", size=(22, 24))
+    (tmp_path / "a" / "val").rename(tmp_path / "old")
+    (tmp_path / "b" / "val").rename(tmp_path / "a" / "val")
+    with pytest.raises(InputError, match=r"train/cat/0.png 20 x 24, .*val/cat/0.png 22 x 24"):
+        folder.load(folder_data(tmp_path / "a"))
+
+
+def test_masks(tmp_path):
+    image_folder(tmp_path)
+    mask = np.zeros((20, 24), "uint8")
+    mask[:10] = 255
+    save(tmp_path / "masks" / "val" / "dog" / "1__spots.png", mask)
+    masked = folder.load(folder_data(tmp_path, mask="spots")).masked
+    assert masked.name == "spots"
+    assert masked.images[:, 0, 0, 0].tolist() == [129]
+    np.testing.assert_array_equal(masked.masks, mask[None] > 0)
+    assert masked.labels.tolist() == [1]
+    half = folder.load(folder_data(tmp_path, mask="spots", size=(10, 12))).masked
+    np.testing.assert_array_equal(half.masks, mask[None, ::2, ::2] > 0)
+    with pytest.raises(
+        InputError, match=r"no mask of the kind 'lesion' \(data.mask\), such as 0__lesion.png"
+    ):
+        folder.load(folder_data(tmp_path, mask="lesion"))
+    save(tmp_path / "masks" / "val" / "dog" / "2__spots.png", mask[:5])
+    with pytest.raises(InputError, match=r"2__spots.png: a mask has the size.*Received: \(5, 24\)"):
+        folder.load(folder_data(tmp_path, mask="spots"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: root.rename(root.parent / "gone"), "no such folder"),
+        (lambda root: (root / "val").rename(root / "test"), "val: no such folder"),
+        (lambda root: (root / "train" / "dog").rename(root / "dog"), "two class folders. Received: cat"),
+        (lambda root: (root / "val" / "dog").rename(root / "val" / "cow"), "cat, dog and cat, cow"),
+        (lambda root: [f.unlink() for f in (root / "train" / "cat").iterdir()], "train/cat: no images"),
+        (lambda root: (root / "val" / "dog" / "1.png").write_bytes(b""), "val/dog/1.png: empty file"),
+    ],
+)
+def test_bad_folder(tmp_path, spoil, message):
+    spoil(image_folder(tmp_path / "images"))
+    with pytest.raises(InputError, match=message) as caught:
+        folder.load(folder_data(tmp_path / "images"))
+    assert "\n" not in str(caught.value)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), "uint8")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def damaged(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "gif"])
+def test_truncated_image(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", NOISE)
+    assert folder.read_image(path, 3).shape == (40, 50, 3)
+    cut(path)
+    with pytest.raises(InputError, match=rf"a.{suffix}: ") as caught:
+        folder.read_image(path, 3)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "a.png: empty file"),
+        (lambda path: path.write_text("hello"), "a.png: not an image file"),
+        (lambda path: path.mkdir(), r"a.png: cannot be read \(Is a directory\)"),
+        (lambda path: None, r"a.png: cannot be read \(No such file"),
+        (lambda path: damaged(save(path, NOISE)), r"a.png: damaged or truncated"),
+        (lambda path: save(path, NOISE[..., 0].astype("uint16")), "a.png: expected 8 bits per channel"),
+        (lambda path: save(path, np.dstack([NOISE, NOISE[..., 0]])), "a.png: expected an opaque image"),
+        (
+            lambda path: Image.fromarray(NOISE).save(
+                path, save_all=True, append_images=[Image.fromarray(255 - NOISE)]
+            ),
+            r"a.png: expected one image. Received: 2 frames",
+        ),
+    ],
+)
+def test_bad_image(tmp_path, make, message):
+    make(tmp_path / "a.png")
+    with pytest.raises(InputError, match=message):
+        folder.read_image(tmp_path / "a.png", 3)
+
+
+def test_images_are_read_as_they_look(tmp_path):
+    np.testing.assert_array_equal(folder.read_image(save(tmp_path / "a.png", NOISE), 3), NOISE)
+    opaque = np.dstack([NOISE, np.full((40, 50), 255, "uint8")])
+    np.testing.assert_array_equal(folder.read_image(save(tmp_path / "b.png", opaque), 3), NOISE)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # show it turned by 90 degrees to the right
+    turned = save(tmp_path / "c.png", NOISE, exif=exif)
+    np.testing.assert_array_equal(folder.read_image(turned, 3), np.rot90(NOISE, -1))
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (
+            np.zeros((20, 20, 1)),
+            {},
+            r"shape \(count, height, width, channels\). Received: float64, shape=\(20, 20, 1\)",
+        ),
+        (np.zeros((0, 20, 20, 1)), {}, "Received"),
+        (np.array([["a"]]), {}, "expected numbers"),
+        (np.zeros((1, 20, 20, 2)), {}, r"expected 1 or 3 channel\(s\)"),
+        (np.zeros((1, 20, 20, 1)), {"channels": 3}, r"expected 3 channel\(s\)"),
+        (np.zeros((1, 20, 16, 1)), {"smallest": (17, 17)}, "at least 17 x 17 pixels.*Received: 20 x 16"),
+        (np.full((1, 4, 4, 1), np.nan), {}, "Received: NaN or infinity"),
+        (np.full((1, 4, 4, 1), np.inf), {}, "Received: NaN or infinity"),
+        (np.full((1, 4, 4, 1), 256), {}, r"expected pixels in 0..255. Received: 256 to 256"),
+        (np.full((1, 4, 4, 1), -0.5), {}, r"expected pixels in 0..255. Received: -0.5 to -0.5"),
+    ],
+)
+def test_check_images(images, options, message):
+    with pytest.raises(InputError, match=f"^photos: .*{message}"):
+        check_images(images, what="photos", **options)
+
+
+def test_check_images_warns_of_0_to_1(rng):
+    with pytest.warns(UserWarning, match=r"photos: .*are they 0..1"):
+        check_images(rng.random((1, 4, 4, 1)), what="photos")
+    for images in (
+        np.zeros((1, 4, 4, 1)),
+        rng.uniform(0, 255, (1, 4, 4, 3)),
+        np.full((1, 4, 4, 1), 2, "uint8"),
+    ):
+        assert check_images(images) is images
+
+
+def test_batches_are_a_new_order_of_the_images_each_epoch(rng):
+    images = np.arange(10, dtype="uint8").reshape(10, 1, 1, 1)
+    examples = Examples(images, np.arange(10) % 2)
+
+    def epoch(seed, number):
+        batches = Batches(examples, 4, seed)
+        batches.epoch = number
+        got = [batches[k] for k in range(len(batches))]
+        assert [len(x) for x, _ in got] == [4, 4, 2]
+        order = np.concatenate([x.ravel() for x, _ in got])
+        np.testing.assert_array_equal(np.concatenate([y.ravel() for _, y in got]), order % 2)
+        return order.tolist()
+
+    orders = [epoch(0, 0), epoch(0, 1), epoch(1, 0)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert epoch(0, 1) == orders[1]
+    assert epoch(None, 0) == epoch(None, 1) == list(range(10))
+
+
+def test_flips(rng):
+    images = rng.integers(0, 256, (200, 5, 6, 3), "uint8")
+    before = images.copy()
+    batches = Batches(Examples(images, np.arange(200)), 200, seed=0, flips=True)
+    got, labels = batches[0]
+    kinds = []
+    for image, label in zip(got, labels[:, 0], strict=True):
+        source = before[int(label)]
+        mirrored = [source, source[::-1], source[:, ::-1], source[::-1, ::-1]]
+        kinds.append([np.array_equal(image, m) for m in mirrored].index(True))
+    assert all(30 < kinds.count(k) < 70 for k in range(4))  # 50 expected
+    np.testing.assert_array_equal(images, before)
+
+
+def test_textures_halves_are_disjoint(monkeypatch):
+    """Photographs whose pixels tell the half and the texture."""
+
+    def photograph(value):
+        return lambda: np.where(np.arange(512) < 256, value, value + 100)[None].repeat(512, 0).astype("uint8")
+
+    monkeypatch.setattr(skimage.data, "brick", photograph(10))
+    monkeypatch.setattr(skimage.data, "gravel", photograph(20))
+    data = textures.load(TexturesData(kind="textures", size=200, train=5, val=4, collages=7), seed=0)
+    assert data.class_names == ("brick", "gravel")
+    assert data.train.images.shape == (10, 200, 200, 1)
+    np.testing.assert_array_equal(data.train.images[:, :, :, 0].std(axis=(1, 2)), 0)
+    assert data.train.images[:, 0, 0, 0].tolist() == [10] * 5 + [20] * 5
+    assert data.train.labels.tolist() == [0] * 5 + [1] * 5
+    assert set(np.unique(data.val.images[:4])) == {110}
+    assert set(np.unique(data.val.images[4:])) == {120}
+    assert data.masked.images.shape == (7, 128, 128, 1)
+    np.testing.assert_array_equal(data.masked.images[..., 0], np.where(data.masked.masks, 120, 110))
+    assert all(0.2 < mask.mean() < 0.8 for mask in data.masked.masks)
+
+
+def test_textures_follow_from_the_seed():
+    data = TexturesData(kind="textures", train=2, val=2, collages=2)
+    first, again, other = (textures.load(data, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.train.images, again.train.images)
+    np.testing.assert_array_equal(first.masked.images, again.masked.images)
+    assert not np.array_equal(first.train.images, other.train.images)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the images beside the checkout")
+def test_real_images():
+    data = folder.load(folder_data(SHARED / "nuclei_3t3_u2os", mask="chromocentre"))
+    assert data.train.images.shape == (260, 128, 128, 1)
+    assert data.val.images.shape == (90, 128, 128, 1)
+    assert data.class_names == ("0", "1")
+    assert 0 < data.masked.masks.mean() < 0.2
+    assert (data.masked.images[data.masked.masks].mean()) > data.masked.images.mean()  # bright spots
+    skin = folder.load(folder_data(SHARED / "skin_isic2017", size=(48, 64)))
+    assert skin.train.images.shape == (120, 48, 64, 3)
