@@ -1,0 +1,297 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import patchnet_tf as pn
+from patchnet_tf import experiment
+from patchnet_tf.config import InputError, load_config
+from patchnet_tf.data import load_dataset
+
+from .small import SMALL, image_folder, save
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("configs") / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(small, tmp_path_factory):
+    """A run of four epochs that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    experiment.train(load_config(small), folder)
+    return folder
+
+
+def history(folder):
+    """The rows of history.csv as text, without the seconds."""
+    header, *rows = (folder / "history.csv").read_text().splitlines()
+    assert header == "epoch,seconds,loss,accuracy,val_loss,val_accuracy"
+    return [[value for k, value in enumerate(row.split(",")) if k != 1] for row in rows]
+
+
+def test_run_folder(run, small):
+    assert {f.name for f in run.iterdir()} == {
+        "config.yaml",
+        "checkpoint.npz",
+        "history.csv",
+        "model.keras",
+        "tensorboard",
+    }
+    config = load_config(run / "config.yaml")
+    assert config == load_config(small)
+    rows = np.array(history(run), float)
+    assert rows[:, 0].tolist() == [1, 2, 3, 4]
+    assert np.isfinite(rows).all()
+    # The model has the weights of the epoch with the lowest validation loss.
+    data = load_dataset(config)
+    model = pn.load_model(run / "model.keras")
+    q = model.predict(data.val.images, verbose=0)[:, 0].astype("float64")
+    loss = -np.mean(np.where(data.val.labels == 1, np.log(q), np.log(1 - q)))
+    assert loss == pytest.approx(rows[:, 3].min(), abs=1e-5)
+
+
+def test_kill_in_the_middle_of_an_epoch_and_resume(run, small, tmp_path):
+    kill_in_epoch_3 = """
+import os, signal, sys
+from patchnet_tf import experiment
+from patchnet_tf.config import load_config
+
+def kill(task, done, total, note=""):
+    if done > 2.4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+experiment.train(load_config(sys.argv[1]), sys.argv[2], progress=kill)
+"""
+    folder = tmp_path / "cut"
+    killed = subprocess.run(
+        [sys.executable, "-c", kill_in_epoch_3, small, folder], cwd=ROOT, capture_output=True, timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert len(history(folder)) == 2
+    with pytest.raises(InputError, match="has not finished"):
+        experiment.evaluate(folder)
+    with pytest.raises(InputError, match="--resume continues it"):
+        experiment.train(load_config(small), folder)
+
+    seen = []
+    trained = experiment.train(
+        load_config(small), folder, resume=True, progress=lambda task, done, *_: seen.append(done)
+    )
+    assert 2 < seen[0] < 3
+    assert [row.epoch for row in trained.rows] == [1, 2, 3, 4]
+    # Another process, and yet the very same losses as the run that nothing interrupted.
+    assert history(folder) == history(run)
+
+
+def test_resume_a_finished_run_with_more_epochs(small, tmp_path):
+    folder = tmp_path / "more"
+    first = experiment.train(load_config(small, ["training.epochs=1"]), folder)
+    assert first.reason == "all 1 epochs are done"
+    again = experiment.train(load_config(small, ["training.epochs=1"]), folder, resume=True)
+    assert again == first
+    more = experiment.train(load_config(small, ["training.epochs=2"]), folder, resume=True)
+    assert more.rows[0] == first.rows[0]
+    assert len(more.rows) == 2
+    with pytest.raises(InputError, match=r"another model.depth, training.seed; choose another --out"):
+        experiment.train(load_config(small, ["model.depth=3", "training.seed=5"]), folder, resume=True)
+
+
+def test_convergence_ends_a_run_for_good(small, tmp_path):
+    """A learning rate of almost nothing never improves enough to last."""
+    overrides = ["training.patience=1", "training.learning_rate=1e-30"]
+    config = load_config(small, overrides)
+    trained = experiment.train(config, tmp_path / "stuck")
+    assert trained.reason == "validation loss has not improved for 1 epochs"
+    assert [row.epoch for row in trained.rows] == [1, 2]
+    assert trained.best.epoch == 1
+    assert experiment.train(config, tmp_path / "stuck", resume=True) == trained
+
+
+def test_folders_that_are_no_runs(small, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious.txt").touch()
+    with pytest.raises(InputError, match=r"full: not empty, and not a run"):
+        experiment.train(load_config(small), tmp_path / "full", resume=True)
+    with pytest.raises(InputError, match=r"precious.txt: not a folder"):
+        experiment.train(load_config(small), tmp_path / "full" / "precious.txt")
+    for folder in (tmp_path / "full", tmp_path / "none"):
+        with pytest.raises(InputError, match="not a run folder"):
+            experiment.evaluate(folder)
+
+
+def test_damaged_runs(small, tmp_path):
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(SMALL)
+    (folder / "model.keras").write_text("no zip")
+    with pytest.raises(InputError, match=r"model.keras: not a model") as caught:
+        experiment.evaluate(folder)
+    assert "\n" not in str(caught.value)
+    (folder / "config.yaml").write_text(
+        SMALL.replace("kind: textures,", "kind: textures, classes: [brick, gravel],")
+    )
+    (folder / "checkpoint.npz").write_text("no archive")
+    with pytest.raises(InputError, match=r"checkpoint.npz: not the checkpoint of this run"):
+        experiment.train(load_config(small), folder, resume=True)
+
+
+def test_bad_model_leaves_no_folder(small, tmp_path):
+    for override, message in (
+        ("model.patch_size=25", "train images: expected at least 25 x 25"),
+        ("model.crop=[30, 10]", "train images: expected at least 30 x 10"),
+        ("model.crop=[6, 6]", "model: The crop must be at least as large as a patch"),
+        ("model={patch_size: 8, depth: 7, padding: valid}", "model: .*the smallest patch is 15"),
+    ):
+        with pytest.raises(InputError, match=message):
+            experiment.train(load_config(small, [override]), tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+
+def test_divergence(small, tmp_path):
+    config = load_config(small, ["training.learning_rate=1e38"])
+    with pytest.raises(FloatingPointError, match=r"try a smaller training.learning_rate"):
+        experiment.train(config, tmp_path / "wild")
+
+
+def test_no_space_left(run, small, tmp_path, monkeypatch):
+    """The disk is full in the middle of a checkpoint: the last one stays, and no part of the new one."""
+    savez, saved = np.savez, []
+
+    def full(file, **arrays):
+        saved.append(len(arrays["history"]))
+        if len(saved) == 3:
+            file.write(b"half a checkpoint")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        savez(file, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full)
+        with pytest.raises(OSError, match="No space left"):
+            experiment.train(load_config(small), tmp_path / "full")
+    assert {f.name for f in (tmp_path / "full").iterdir()} == {
+        "config.yaml",
+        "checkpoint.npz",
+        "history.csv",
+        "tensorboard",
+    }
+    experiment.train(load_config(small), tmp_path / "full", resume=True)
+    assert history(tmp_path / "full") == history(run)
+
+
+def test_mean_and_std(rng):
+    images = rng.integers(0, 256, (5, 6, 7, 3), "uint8")
+    images[..., 2] = 51
+    mean, std = experiment.mean_and_std(images)
+    np.testing.assert_allclose(mean, (images / 255).mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(std[:2], (images / 255).std(axis=(0, 1, 2))[:2])
+    assert std[2] == pytest.approx(1 / 255)  # never zero
+
+
+def test_evaluate(run):
+    told = []
+    measured = experiment.evaluate(
+        run, progress=lambda task, done, total, note="": told.append((task, done, total))
+    )
+    assert json.loads((run / "metrics.json").read_text()) == measured
+    data = load_dataset(load_config(run / "config.yaml"))
+    model = pn.load_model(run / "model.keras")
+    q, labels = model.predict(data.val.images, verbose=0)[:, 0], data.val.labels
+    validation = measured["validation"]
+    assert validation["images"] == 8
+    assert validation["accuracy"] == np.mean((q > 0.5) == labels)
+    pairs = q[labels == 1][:, None] - q[labels == 0][None]
+    assert validation["auroc"] == pytest.approx(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
+    assert validation["loss"] == pytest.approx(min(float(row[3]) for row in history(run)), abs=1e-5)
+    maps = pn.heatmap_model(model).predict(data.masked.images, verbose=0)
+    localization = measured["localization"]
+    assert localization["masks"] == "collages"
+    assert localization["exact_match"] == {
+        "mean": pytest.approx(np.mean((maps >= 0.5) == data.masked.masks), abs=1e-3),
+        "images": 2,
+        "skipped": 0,
+    }
+    assert ("heatmaps", 2, 2) in told
+    assert cv2.imread(str(run / "heatmaps" / "collages.png")) is not None
+
+
+def test_explain(run, rng, tmp_path):
+    paths = [
+        save(tmp_path / "a" / "x.png", rng.integers(0, 256, (30, 41), "uint8")),
+        save(tmp_path / "b" / "x.png", rng.integers(0, 256, (9, 20, 3), "uint8")),
+        save(tmp_path / "b" / "x.jpg", rng.integers(0, 256, (8, 8), "uint8")),
+    ]
+    explained = experiment.explain(run, paths, tmp_path / "out")
+    assert [e.stem for e in explained] == ["x", "x-2", "x-3"]
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {
+        f"{stem}_{kind}"
+        for stem in ("x", "x-2", "x-3")
+        for kind in ("heatmap.png", "heatmap.npy", "overlay.png")
+    }
+    model = pn.load_model(run / "model.keras")
+    for e, size in zip(explained, [(30, 41), (9, 20), (8, 8)], strict=True):
+        image = cv2.imread(str(e.path), cv2.IMREAD_GRAYSCALE)[None, ..., None]
+        heatmap = np.load(tmp_path / "out" / f"{e.stem}_heatmap.npy", allow_pickle=False)
+        assert (heatmap.dtype, heatmap.shape) == (np.float32, size)
+        # Grey levels of a colour file may differ by one between decoders.
+        expected = pn.heatmap_model(model).predict(image, verbose=0)[0]
+        np.testing.assert_allclose(heatmap, expected, atol=1e-5 if e.stem == "x" else 0.02)
+        assert e.probability == pytest.approx(float(model.predict(image, verbose=0)[0, 0]), abs=0.01)
+        assert e.class_name == ("gravel" if e.probability > 0.5 else "brick")
+        grey = cv2.imread(str(tmp_path / "out" / f"{e.stem}_heatmap.png"), cv2.IMREAD_UNCHANGED)
+        assert (grey.dtype, grey.shape) == (np.uint8, size)  # grey, and not rescaled:
+        np.testing.assert_array_equal(grey, np.rint(255 * heatmap.astype("float64")))
+        overlay = cv2.imread(str(tmp_path / "out" / f"{e.stem}_overlay.png"))
+        assert overlay.shape[0] > size[0]  # the legend is below
+
+
+def test_explain_checks_all_images_first(run, rng, tmp_path):
+    good = save(tmp_path / "good.png", rng.integers(0, 256, (30, 41), "uint8"))
+    small = save(tmp_path / "tiny.png", np.zeros((30, 7), "uint8"))
+    with pytest.raises(InputError, match=r"tiny.png: expected at least 8 x 8 pixels.*Received: 30 x 7"):
+        experiment.explain(run, [good, small], tmp_path / "out")
+    with pytest.raises(InputError, match=r"none.png: cannot be read"):
+        experiment.explain(run, [good, tmp_path / "none.png"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_colour_folder_with_masks_crop_and_snapshots(tmp_path):
+    image_folder(tmp_path / "images", channels=3)
+    mask = np.zeros((20, 24), "uint8")
+    mask[5:9, 5:9] = 255
+    save(tmp_path / "images" / "masks" / "val" / "dog" / "0__spot.png", mask)
+    (tmp_path / "my.yaml").write_text(
+        "name: my\n"
+        "data: {kind: folder, path: images, mask: spot}\n"
+        "model: {patch_size: 7, filters: 4, depth: 2, crop: [14, 14]}\n"
+        "training: {epochs: 2, snapshot_every: 1, learning_rate: 0.01}\n"
+    )
+    run = tmp_path / "run"
+    experiment.train(load_config(tmp_path / "my.yaml"), run)
+    assert load_config(run / "config.yaml").data.classes == ("cat", "dog")
+    model = pn.load_model(run / "model.keras")
+    inside = load_dataset(load_config(run / "config.yaml")).train.images[:, 3:17, 5:19] / 255
+    rescaling = model.get_layer("standardize")
+    np.testing.assert_allclose(1 / np.array(rescaling.scale), inside.std(axis=(0, 1, 2)), rtol=1e-5)
+    assert (run / "heatmaps" / "epoch_0001.png").is_file()
+    measured = experiment.evaluate(run)
+    assert measured["localization"]["auroc"]["images"] == 1
+    assert (run / "heatmaps" / "spot.png").is_file()
+    small = save(tmp_path / "tiny.png", np.zeros((13, 20), "uint8"))
+    with pytest.raises(InputError, match="at least 14 x 14"):
+        experiment.explain(run, [small])
+    grey = save(tmp_path / "grey.png", np.full((16, 20), 200, "uint8"))
+    experiment.explain(run, [grey])
+    assert np.load(run / "heatmaps" / "grey_heatmap.npy").shape == (16, 20)
