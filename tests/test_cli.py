@@ -1,0 +1,232 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from patchnet_tf import cli, experiment
+from patchnet_tf.config import Loader, load_config
+
+from .small import SMALL, image_folder, save
+
+ROOT = Path(__file__).parents[1]
+NOISE = np.random.default_rng(0).integers(0, 256, (40, 50), "uint8")
+
+
+@pytest.fixture
+def patchnet(monkeypatch, capsys):
+    """Run the command in this process; return its exit code, stdout and stderr."""
+
+    def patchnet(*arguments):
+        monkeypatch.setattr(sys, "argv", ["patchnet", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return patchnet
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a finished run, `run`, its configuration, and one that was cut off, `cut`."""
+    place = tmp_path_factory.mktemp("place")
+    (place / "small.yaml").write_text(SMALL)
+    experiment.train(load_config(place / "small.yaml", ["training.epochs=1"]), place / "run")
+    (place / "cut").mkdir()
+    (place / "cut" / "config.yaml").write_text(SMALL)
+    (place / "other").mkdir()
+    (place / "other" / "notes.txt").touch()
+    save(place / "good.png", NOISE)
+    save(place / "tiny.png", NOISE[:7, :7])
+    save(place / "whole.jpg", NOISE)
+    content = (place / "whole.jpg").read_bytes()
+    (place / "truncated.jpg").write_bytes(content[: len(content) // 2])
+    (place / "empty.png").touch()
+    (place / "text.png").write_text("hello")
+    save(place / "deep.png", NOISE.astype("uint16"))
+    for name in ("one", "three", "hollow", "sizes", "broken", "trainless"):
+        image_folder(place / name)
+    (place / "one" / "train" / "dog").rename(place / "one" / "dog")
+    for split in ("train", "val"):
+        save(place / "three" / split / "bird" / "0.png", NOISE)
+    (place / "hollow" / "val" / "cat").rename(place / "hollow" / "cat")
+    (place / "hollow" / "val" / "cat").mkdir()
+    save(place / "sizes" / "val" / "cat" / "2.png", NOISE)
+    (place / "broken" / "train" / "cat" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (place / "trainless" / "train").rename(place / "trainless" / "training")
+    return place
+
+
+FOLDER = "data={kind: folder, path: %s}"
+TRAIN = ("train", "small.yaml", "--out", "new")
+
+
+def test_train_evaluate_explain(patchnet, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = patchnet(
+        "train", place / "small.yaml", "--set", "training.epochs=2", "--set", "name=mine"
+    )
+    assert code == 0
+    assert "Trained 2 epochs: all 2 epochs are done. Kept the weights of epoch" in out
+    assert "Run folder: runs/mine" in out
+    assert "training  2.0 of 2" in err
+    assert len(err.splitlines()) < 10
+    assert yaml.safe_load(Path("runs/mine/config.yaml").read_text())["training"]["epochs"] == 2
+
+    code, out, err = patchnet("train", place / "small.yaml", "--out", "runs/mine")
+    assert (code, out) == (2, "")
+    assert err == "error: runs/mine: holds a run already; --resume continues it, --out starts another\n"
+    code, out, _ = patchnet(
+        "train", place / "small.yaml", "--set", "training.epochs=2", "--set", "name=mine", "--resume"
+    )
+    assert code == 0
+    assert "Trained 2 epochs" in out
+
+    code, out, _ = patchnet("evaluate", "runs/mine")
+    assert code == 0
+    measured = json.loads(Path("runs/mine/metrics.json").read_text())
+    assert f"{measured['validation']['loss']:.3f}" in out
+    assert f"{measured['localization']['auroc']['mean']:.3f}" in out
+
+    code, out, err = patchnet("explain", "runs/mine", place / "good.png")
+    assert code == 0
+    assert "good_*" in out
+    assert Path("runs/mine/heatmaps/good_heatmap.png").is_file()
+    assert "heatmaps  1.0 of 1" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "none.yaml"), "none.yaml: cannot be read (No such file or directory)"),
+        (("train", "good.png"), "good.png: not a text file"),
+        ((*TRAIN, "--set", "model.patch_size=big"), "model.patch_size: expected a whole number"),
+        ((*TRAIN, "--set", "model.pach_size=3"), "did you mean model.patch_size?"),
+        ((*TRAIN, "--set", "x"), "--set: expected section.key=value"),
+        ((*TRAIN, "--set", "model.patch_size=30"), "train images: expected at least 30 x 30 pixels"),
+        ((*TRAIN, "--set", "model.crop=[4, 4]"), "at least as large as a patch"),
+        ((*TRAIN, "--set", FOLDER % "gone"), "gone: no such folder"),
+        ((*TRAIN, "--set", FOLDER % "one"), "one/train: expected two class folders. Received: cat"),
+        ((*TRAIN, "--set", FOLDER % "three"), "three/train: expected two class folders"),
+        ((*TRAIN, "--set", FOLDER % "hollow"), "hollow/val/cat: no images"),
+        ((*TRAIN, "--set", FOLDER % "sizes"), "set data.size"),
+        ((*TRAIN, "--set", FOLDER % "broken"), "cat/1.png: "),
+        ((*TRAIN, "--set", FOLDER % "trainless"), "trainless/train: no such folder"),
+        (("train", "small.yaml", "--out", "other"), "other: not empty, and not a run"),
+        (("train", "small.yaml", "--out", "good.png"), "good.png: not a folder"),
+        (("evaluate", "other"), "other: not a run folder"),
+        (("evaluate", "gone"), "gone: not a run folder"),
+        (("evaluate", "cut"), "cut: its training has not finished"),
+        (("explain", "cut", "good.png"), "cut: its training has not finished"),
+        (("explain", "run", "good.png", "gone.png", "--out", "new"), "gone.png: cannot be read"),
+        (("explain", "run", "good.png", "tiny.png", "--out", "new"), "tiny.png: expected at least 8 x 8"),
+        (("explain", "run", "truncated.jpg", "--out", "new"), "truncated.jpg: damaged or truncated image"),
+        (("explain", "run", "empty.png", "--out", "new"), "empty.png: empty file"),
+        (("explain", "run", "text.png", "--out", "new"), "text.png: not an image file"),
+        (("explain", "run", "deep.png", "--out", "new"), "deep.png: expected 8 bits per channel"),
+        (("explain", "run"), "Missing argument"),
+        (("explane", "run"), "explane"),
+        (("train", "small.yaml", "--epochs", "3"), "--epochs"),
+    ],
+)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(patchnet, place, monkeypatch, arguments, message):
+    monkeypatch.chdir(place)
+    before = sorted(place.rglob("*"))
+    code, out, err = patchnet(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert sorted(place.rglob("*")) == before
+
+
+def test_each_complaint_about_a_config_has_its_line(patchnet, place, monkeypatch):
+    monkeypatch.chdir(place)
+    code, _, err = patchnet(*TRAIN, "--set", "model.depth=0", "--set", "name=")
+    assert code == 2
+    assert [line.split(": ")[:3] for line in err.splitlines()] == [
+        ["error", "small.yaml", "name"],
+        ["error", "small.yaml", "model.depth"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", "small.yaml", "--out", "good.png/new"), ("explain", "run", "good.png", "--out", "good.png")],
+)
+def test_what_cannot_be_written_is_exit_1(patchnet, place, monkeypatch, arguments):
+    monkeypatch.chdir(place)
+    before = sorted(place.rglob("*"))
+    code, _, err = patchnet(*arguments)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: good.png")
+    assert sorted(place.rglob("*")) == before
+
+
+def test_pixels_of_0_and_1_are_warned_of(patchnet, place, tmp_path):
+    path = save(tmp_path / "mask.png", (NOISE > 128).astype("uint8"))
+    code, _, err = patchnet("explain", place / "run", path, "--out", tmp_path / "out")
+    assert code == 0
+    assert f"warning: {path}: pixels are 0..255, but none of these is above 1: are they 0..1?\n" in err
+
+
+def test_interrupt(patchnet, place, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "train", interrupted)
+    code, _, err = patchnet("train", place / "small.yaml", "--out", tmp_path / "new")
+    assert code == 130
+    assert err == "interrupted: the same command with --resume continues\n"
+
+
+def test_help_needs_no_tensorflow(tmp_path):
+    """Run it from another folder, as an uninstalled checkout."""
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported TensorFlow')")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    for arguments in ([], ["train"], ["evaluate"], ["explain"], ["demo"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "patchnet_tf.cli", *arguments, "--help"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Usage:" in done.stdout
+        assert done.stderr == ""
+
+
+def test_configs_of_the_package_are_valid():
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert load_config(path).model.filters == 64  # the paper's S
+
+
+def test_folder_yaml_shows_the_defaults():
+    path = ROOT / "configs" / "folder.yaml"
+    lines = [line.replace("  # ", "  ", 1) for line in path.read_text().splitlines() if line[:1] != "#"]
+    shown, config = yaml.load("\n".join(lines), Loader), load_config(path).model_dump(mode="json")
+    del shown["data"]["path"], config["data"]["path"]
+    assert shown == config
+
+
+@pytest.mark.slow
+def test_demo(tmp_path):
+    """The whole demo, in a process of its own, as a person runs it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "patchnet_tf.cli", "demo", "--out", tmp_path / "demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads((tmp_path / "demo" / "metrics.json").read_text())
+    assert measured["validation"]["accuracy"] >= 0.95
+    assert measured["localization"]["auroc"]["mean"] >= 0.9
+    assert (tmp_path / "demo" / "heatmaps" / "collages.png").is_file()
+    assert done.stderr.count("\n") < 40
