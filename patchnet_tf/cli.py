@@ -7,6 +7,7 @@ failed; 2, what was given cannot be used; 130, interrupted.
 import contextlib
 import importlib.resources
 import os
+import re
 import sys
 import time
 import warnings
@@ -239,6 +240,12 @@ def one_line_errors(after_interrupt: str = "nothing was lost") -> Iterator[None]
         raise typer.Exit(1) from None
     except (FloatingPointError, MemoryError) as error:
         say("error", str(error) or "not enough memory")
+        raise typer.Exit(1) from None
+    except Exception as error:
+        # TensorFlow has errors of its own for no memory, and for no room for TensorBoard's files.
+        if not type(error).__module__.startswith("tensorflow."):
+            raise
+        say("error", re.sub(r"^\{\{.*?\}\} ", "", str(error).splitlines()[0]))
         raise typer.Exit(1) from None
 
 

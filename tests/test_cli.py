@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -209,7 +210,7 @@ def test_configs_of_the_package_are_valid():
 
 def test_folder_yaml_shows_the_defaults():
     path = ROOT / "configs" / "folder.yaml"
-    lines = [line.replace("  # ", "  ", 1) for line in path.read_text().splitlines() if line[:1] != "#"]
+    lines = [re.sub("^  # ", "  ", line) for line in path.read_text().splitlines() if line[:1] != "#"]
     shown, config = yaml.load("\n".join(lines), Loader), load_config(path).model_dump(mode="json")
     del shown["data"]["path"], config["data"]["path"]
     assert shown == config
