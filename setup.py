@@ -24,6 +24,7 @@ setup(
         "tensorflow>=2.20,<2.22",
         "tensorboard>=2.20,<2.22",
         "opencv-python-headless>=4.10,<6",
+        "pillow>=10.1,<14",
         "scikit-image>=0.25,<0.27",
         "scikit-learn>=1.5,<2",
         "pydantic>=2.9,<3",
