@@ -130,11 +130,13 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
         (128, 128, 1)
     """
     with opened(path) as image:
-        if image.mode not in MODES:
-            raise InputError(f"{path}: expected 8 bits per channel. Received: pixels of type {image.mode}")
-        if getattr(image, "n_frames", 1) != 1:
-            raise InputError(f"{path}: expected one image. Received: {image.n_frames} frames")
         try:
+            if image.mode not in MODES:
+                raise InputError(
+                    f"{path}: expected 8 bits per channel. Received: pixels of type {image.mode}"
+                )
+            if getattr(image, "n_frames", 1) != 1:
+                raise InputError(f"{path}: expected one image. Received: {image.n_frames} frames")
             image.load()  # the decoders of Pillow, unlike those of OpenCV, refuse a truncated file
             if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
                 raise InputError(f"{path}: expected an opaque image. Received: transparent pixels")
