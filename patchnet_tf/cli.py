@@ -255,7 +255,9 @@ def say(kind: str, message: str) -> None:
 
 
 def show(table: Table) -> None:
-    """Print a table to stdout."""
+    """Print a table to stdout, with nothing cut off."""
+    for column in table.columns:
+        column.overflow = "fold"
     Console().print(table)
 
 

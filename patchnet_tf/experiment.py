@@ -16,6 +16,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import numpy as np
 
 from . import metrics, pictures
 from .callbacks import Convergence, HeatmapSnapshots
-from .config import Config, InputError, load_config
+from .config import Config, FolderData, InputError, load_config
 from .data import Batches, Dataset, check_images, load_dataset
 from .data.folder import read_image
 from .heatmaps import heatmap_model
@@ -399,16 +400,26 @@ def explain(
         InputError: the folder is no finished run, or an image cannot be read or is too small.
         OSError: something cannot be written.
 
+    Warns:
+        UserWarning: the model has been trained on images resized to another size.
+
     Example:
         >>> explain("runs/demo", ["wall.png"])[0].probability
         0.031
     """
     config, model = open_run(folder)
     p = config.model.patch_size
+    resized = config.data.size if isinstance(config.data, FolderData) else None
     images = []
     for path in paths:
         image = read_image(path, model.input_shape[-1])
         check_images(image[None], smallest=config.model.crop or (p, p), what=str(path))
+        if resized and image.shape[:2] != resized:
+            warnings.warn(
+                f"{path}: the model has seen images resized to {resized[0]} x {resized[1]}; this one is "
+                f"explained as it is, {image.shape[0]} x {image.shape[1]}",
+                stacklevel=2,
+            )
         images.append(image)
 
     out = Path(folder) / "heatmaps" if out is None else Path(out)

@@ -274,7 +274,7 @@ def test_colour_folder_with_masks_crop_and_snapshots(tmp_path):
     save(tmp_path / "images" / "masks" / "val" / "dog" / "0__spot.png", mask)
     (tmp_path / "my.yaml").write_text(
         "name: my\n"
-        "data: {kind: folder, path: images, mask: spot}\n"
+        "data: {kind: folder, path: images, mask: spot, size: [20, 22]}\n"
         "model: {patch_size: 7, filters: 4, depth: 2, crop: [14, 14]}\n"
         "training: {epochs: 2, snapshot_every: 1, learning_rate: 0.01}\n"
     )
@@ -282,7 +282,7 @@ def test_colour_folder_with_masks_crop_and_snapshots(tmp_path):
     experiment.train(load_config(tmp_path / "my.yaml"), run)
     assert load_config(run / "config.yaml").data.classes == ("cat", "dog")
     model = pn.load_model(run / "model.keras")
-    inside = load_dataset(load_config(run / "config.yaml")).train.images[:, 3:17, 5:19] / 255
+    inside = load_dataset(load_config(run / "config.yaml")).train.images[:, 3:17, 4:18] / 255
     rescaling = model.get_layer("standardize")
     np.testing.assert_allclose(1 / np.array(rescaling.scale), inside.std(axis=(0, 1, 2)), rtol=1e-5)
     assert (run / "heatmaps" / "epoch_0001.png").is_file()
@@ -293,5 +293,6 @@ def test_colour_folder_with_masks_crop_and_snapshots(tmp_path):
     with pytest.raises(InputError, match="at least 14 x 14"):
         experiment.explain(run, [small])
     grey = save(tmp_path / "grey.png", np.full((16, 20), 200, "uint8"))
-    experiment.explain(run, [grey])
+    with pytest.warns(UserWarning, match=r"grey.png: .* resized to 20 x 22; .* 16 x 20"):
+        experiment.explain(run, [grey])
     assert np.load(run / "heatmaps" / "grey_heatmap.npy").shape == (16, 20)
