@@ -14,9 +14,20 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11,<3.14",
-    packages=["patchnet_tf", "patchnet_tf.data", "patchnet_tf.configs"],
+    packages=[
+        "patchnet_tf",
+        "patchnet_tf.data",
+        "patchnet_tf.configs",
+        "patchnet_tf.export",
+        "patchnet_tf.serving",
+    ],
     # Configurations are files of the checkout that an installed `patchnet demo` needs too.
-    package_dir={"patchnet_tf": "patchnet_tf", "patchnet_tf.configs": "configs"},
+    package_dir={
+        "patchnet_tf": "patchnet_tf",
+        "patchnet_tf.configs": "configs",
+        "patchnet_tf.export": "export",
+        "patchnet_tf.serving": "serving",
+    },
     package_data={"patchnet_tf": ["py.typed"], "patchnet_tf.configs": ["*.yaml"]},
     install_requires=[
         "numpy>=1.26,<3",
@@ -31,6 +42,10 @@ setup(
         "pyyaml>=6,<7",
         "typer>=0.15,<1",
         "rich>=13,<16",
+        "onnx>=1.17,<2",
+        "tf2onnx>=1.17,<2",
+        # Up to 1.26 it is built for CUDA 12, as TensorFlow is. It runs without a GPU too.
+        "onnxruntime-gpu>=1.24,<1.27",
     ],
     extras_require={"test": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<1"]},
     entry_points={"console_scripts": ["patchnet = patchnet_tf.cli:main"]},

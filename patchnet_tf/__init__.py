@@ -28,7 +28,7 @@ _WHERE = {
     "load_model": "patchnet",
     "heatmap_model": "heatmaps",
 }
-_MODULES = {"callbacks", "data", "heatmaps", "layers", "metrics"}
+_MODULES = {"callbacks", "data", "export", "heatmaps", "layers", "metrics", "serving"}
 
 __all__ = [*sorted(_WHERE), *sorted(_MODULES)]
 

@@ -1,0 +1,13 @@
+"""Exported models: the same numbers in ONNX Runtime and TF Serving, proved when a file is written.
+
+from patchnet_tf import export
+
+export.to_onnx(model, "model.onnx")
+export.to_saved_model(model, "served/patchnet")
+export.verify(model, "model.onnx")
+"""
+
+from .onnx import to_onnx
+from .verification import Batch, Verification, VerificationError, verify
+
+__all__ = ["Batch", "Verification", "VerificationError", "to_onnx", "verify"]

@@ -1,0 +1,75 @@
+"""What an exported file says about itself, so that its user needs no other document."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import keras
+
+from ..config import InputError
+from ..heatmaps import anatomy
+from ..layers import ExtractPatches
+
+DESCRIPTION = (
+    "PatchNet (arXiv 1705.08078): the probability of class 1 is the mean decision of one small network over "
+    "the patches of the image, and the heatmap is that network's decision at every pixel."
+)
+DOCS = {
+    "image": "uint8 pixels, (batch, height, width, channels), 0 to 255; RGB where there are three channels.",
+    "probability": "float32, (batch,): the probability of class 1.",
+    "heatmap": "float32, (batch, height, width): the decision of the patch centred at each pixel, "
+    "1 for class 1, 0 for class 0, 0.5 undecided. Never rescaled, so maps of different images compare.",
+    "heatmap_wanted": "bool, true unless given: where it is false the heatmap is empty and costs nothing.",
+}
+
+
+def describe(
+    model: keras.Model, precision: str, class_names: Sequence[str], extra: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what to write into an exported file; values that are not text are JSON.
+
+    Besides our own keys there are those that ONNX defines for images: pixels are sRGB as cameras and files
+    have them, because whatever the model does about gamma or colour is inside it.
+
+    Raises:
+        InputError: there are not two different class names, or `extra` is not text or has a key of ours.
+    """
+    names = list(class_names)
+    if len(names) != 2 or len(set(names)) != 2 or not all(isinstance(n, str) and n for n in names):
+        raise InputError(f"`class_names` must be two different names. Received: class_names={class_names!r}")
+    before, standardize, subnet = anatomy(model)
+    [cut] = [layer for layer in model.layers if isinstance(layer, ExtractPatches)]
+    channels = model.input_shape[-1]
+    described = {
+        "patchnet_tf.version": package_version(),
+        "precision": precision,
+        "class_names": json.dumps(names),
+        "patch_size": str(cut.patch_size),
+        "stride": str(cut.stride),
+        "crop": json.dumps(cut.crop),
+        "filters": str(subnet.get_layer("readout").kernel.shape[-1]),
+        "depth": str(sum(isinstance(layer, keras.layers.Conv2D) for layer in subnet.layers)),
+        "preprocessing": json.dumps([summary(layer) for layer in [*before, standardize]]),
+        "Image.BitmapPixelFormat": {1: "Gray8", 3: "Rgb8"}.get(channels, "Unknown"),
+        "Image.ColorSpaceGamma": "SRGB",
+        "Image.NominalPixelRange": "NominalRange_0_255",
+    }
+    for key, value in extra.items():
+        if key in described or not isinstance(key, str) or not isinstance(value, str):
+            raise InputError(f"`metadata` must be other keys, with text. Received: {key!r}: {value!r}")
+    return described | dict(extra)
+
+
+def summary(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Return a layer's class and the arguments that say what it does."""
+    config = {k: v for k, v in layer.get_config().items() if k not in ("name", "trainable", "dtype")}
+    return {"layer": type(layer).__name__, **keras.saving.serialize_keras_object(config)}
+
+
+def package_version() -> str:
+    """Return the version of this package, or "not installed" in a bare checkout."""
+    try:
+        return version("patchnet-tf")
+    except PackageNotFoundError:
+        return "not installed"

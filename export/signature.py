@@ -1,0 +1,58 @@
+"""What every exported file computes: raw pixels in, probability and heatmap out."""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from ..heatmaps import anatomy, heatmap_model
+from ..layers import ExtractPatches
+
+Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+
+
+def signature(model: keras.Model, patches: type[ExtractPatches] = ExtractPatches) -> Signature:
+    """Return the function that is exported, as one graph for every size of image and of batch.
+
+    Args:
+        model: what `PatchNet` or `load_model` returned. The weights are shared, not copied.
+        patches: the class that cuts the patches.
+
+    Returns:
+        A function of `image`, uint8 (B, H, W, C), that returns "probability", float32 (B,), and "heatmap",
+        float32 (B, H, W), both in [0, 1].
+
+    Raises:
+        ValueError: the model is not a PatchNet.
+    """
+    whole, heatmap = free_size(model, patches), heatmap_model(model)
+
+    def outputs(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        pixels = tf.cast(image, tf.float32)
+        return {
+            "probability": tf.cast(whole(pixels, training=False)[:, 0], tf.float32),
+            "heatmap": tf.cast(heatmap(pixels, training=False), tf.float32),
+        }
+
+    spec = tf.TensorSpec((None, None, None, model.input_shape[-1]), tf.uint8, name="image")
+    return tf.function(outputs, input_signature=[spec], autograph=False)
+
+
+def free_size(model: keras.Model, patches: type[ExtractPatches]) -> keras.Model:
+    """Return G for images of any size, though `model` may have been made for one."""
+    anatomy(model)  # a PatchNet is a chain of layers
+    image = x = keras.Input((None, None, model.input_shape[-1]), name="image")
+    for layer in model.layers[1:]:
+        x = (patches.from_config(layer.get_config()) if isinstance(layer, ExtractPatches) else layer)(x)
+    return keras.Model(image, x, name=model.name)
+
+
+def smallest_image(model: keras.Model) -> tuple[int, int]:
+    """Return the least height and width that the model takes: its crop, or else a patch.
+
+    Raises:
+        ValueError: the model is not a PatchNet.
+    """
+    anatomy(model)
+    [cut] = [layer for layer in model.layers if isinstance(layer, ExtractPatches)]
+    return cut.crop or (cut.patch_size, cut.patch_size)

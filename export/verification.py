@@ -1,0 +1,205 @@
+"""The proof that an exported file computes what Keras does: run it in its own runtime, and compare."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnxruntime
+import tensorflow as tf
+
+from ..config import InputError
+from ..data import check_images
+from ..serving import Predictor
+from .signature import Signature, signature, smallest_image
+
+TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
+GIVEN = 4  # of the images that a user gives, so many are compared
+
+Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # images to probability and heatmap
+
+
+class VerificationError(ArithmeticError):
+    """An exported file computes something else than Keras."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One comparison: what was fed, what Keras made of it, and the largest differences from that."""
+
+    source: str
+    images: np.ndarray  # uint8 (B, H, W, C)
+    expected: tuple[np.ndarray, np.ndarray]  # (B,), (B, H, W)
+    differences: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All comparisons of a file.
+
+    runtime: what ran the file.
+    tolerance: the largest difference that is allowed.
+    batches: the comparisons.
+    probability, heatmap: the largest differences.
+    """
+
+    runtime: str
+    tolerance: float
+    batches: list[Batch]
+
+    @property
+    def probability(self) -> float:
+        """Return the largest difference of a probability."""
+        return max(batch.differences[0] for batch in self.batches)
+
+    @property
+    def heatmap(self) -> float:
+        """Return the largest difference of a heatmap's pixel."""
+        return max(batch.differences[1] for batch in self.batches)
+
+    def record(self) -> dict[str, Any]:
+        """Return what verification.json says."""
+        return {
+            "runtime": self.runtime,
+            "compared_with": f"Keras {keras.__version__}, TensorFlow {tf.__version__}",
+            "tolerance": self.tolerance,
+            "largest_difference": {"probability": self.probability, "heatmap": self.heatmap},
+            "batches": [
+                {
+                    "images": batch.source,
+                    "shape": list(batch.images.shape),
+                    "probability": batch.differences[0],
+                    "heatmap": batch.differences[1],
+                }
+                for batch in self.batches
+            ],
+        }
+
+    def test_vectors(self) -> list[dict]:
+        """Return the generated images and Keras's answers as nested lists, for JSON."""
+        return [
+            {
+                "image": batch.images.tolist(),
+                "probability": np.round(batch.expected[0].astype(float), 7).tolist(),
+                "heatmap": np.round(batch.expected[1].astype(float), 7).tolist(),
+            }
+            for batch in self.batches
+            if batch.source == "generated"
+        ]
+
+
+def verify(model: keras.Model, path: str | Path, *, images: Any = None) -> Verification:
+    """Run an exported file and compare it with the model that it was made from.
+
+    Args:
+        model: the PatchNet.
+        path: an ONNX file; or a SavedModel, its version folder or the folder of its versions, of which the
+            newest is taken.
+        images: (N, H, W, C) in 0..255 to compare on, beside generated ones; a few of them are used.
+
+    Returns:
+        The differences, none above the tolerance: 1e-4, or 5e-3 for float16.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it was not exported by this package, was altered or truncated, or does not take the
+            model's images; or `images` are not as above.
+        VerificationError: a difference exceeds the tolerance.
+
+    Example:
+        >>> verify(model, "model.onnx").heatmap
+        2.4e-07
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no exported file {path}")
+    try:
+        if path.is_dir():
+            from .saved_model import run_saved_model
+
+            run, runtime, shape, precision = run_saved_model(newest_version(path))
+        else:
+            run, runtime, shape, precision = run_onnx(path)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if shape[3] != model.input_shape[-1]:
+        raise InputError(
+            f"{path}: made from another model, whose images have {shape[3]} channel(s). "
+            f"Received: a model for {model.input_shape[-1]}"
+        )
+    return compare(signature(model), run, runtime, TOLERANCE[precision], trials(model, images, shape))
+
+
+def newest_version(path: Path) -> Path:
+    """Return the SavedModel `path`, or the one of the highest number in it."""
+    if (path / "saved_model.pb").is_file():
+        return path
+    versions = [folder for folder in path.iterdir() if folder.name.isdecimal()]
+    if not versions:
+        raise ValueError(f"{path}: neither a SavedModel nor a folder of its versions 1, 2, ...")
+    return max(versions, key=lambda folder: int(folder.name))
+
+
+def run_onnx(path: Path) -> tuple[Run, str, tuple, str]:
+    """Return how to run an ONNX file, what runs it, the shape of its input (None: any) and its precision."""
+    predictor = Predictor(path)
+    runtime = f"ONNX Runtime {onnxruntime.__version__}, {predictor.provider}"
+    return predictor, runtime, predictor.input_shape, predictor.metadata["precision"]
+
+
+def trials(model: keras.Model, images: Any, shape: tuple) -> list[tuple[str, np.ndarray]]:
+    """Return batches to compare on, and where they are from.
+
+    Args:
+        model: the PatchNet.
+        images: (N, H, W, C), or None.
+        shape: (B, H, W, C) of what can be fed, None where it is free.
+    """
+    batch, *size, channels = shape
+    rng = np.random.default_rng(0)
+    least = smallest_image(model)
+    chosen = []
+    for count, more in ((1, (0, 0)), (2, (3, 8))):
+        h, w = (fixed or side + extra for fixed, side, extra in zip(size, least, more, strict=True))
+        noise = rng.random((batch or count, h, w, channels))
+        # Less and less noise from left to right, and a shade from top to bottom, so that patches differ.
+        picture = 255 * (noise * np.linspace(1, 0, w)[:, None] + np.linspace(0, 1, h)[:, None, None]) / 2
+        chosen.append(("generated", picture.astype("uint8")))
+    if images is not None:
+        images = check_images(images, channels=channels, smallest=least)
+        if any(fixed not in (None, side) for fixed, side in zip(size, images.shape[1:3], strict=True)):
+            raise InputError(
+                f"images: expected the exported size, {size[0]} x {size[1]}. Received: shape={images.shape}"
+            )
+        spread = np.linspace(0, len(images) - 1, batch or min(GIVEN, len(images))).astype(int)
+        chosen.append(("given", images[spread].astype("uint8")))
+    return chosen
+
+
+def compare(
+    reference: Signature, run: Run, runtime: str, tolerance: float, batches: list[tuple[str, np.ndarray]]
+) -> Verification:
+    """Compare `run` with `reference` on batches of images; raise VerificationError where they differ."""
+    compared = []
+    for source, images in batches:
+        outputs = reference(tf.constant(images))
+        expected = outputs["probability"].numpy(), outputs["heatmap"].numpy()
+        got = run(images)
+        differences = tuple(largest_difference(a, b) for a, b in zip(got, expected, strict=True))
+        compared.append(Batch(source, images, expected, differences))
+        if not max(differences) <= tolerance:
+            raise VerificationError(
+                f"{runtime} and Keras differ by {differences[0]:.2g} in a probability and by "
+                f"{differences[1]:.2g} in a heatmap, more than {tolerance:g}, on {source} images of shape "
+                f"{images.shape}"
+            )
+    return Verification(runtime, tolerance, compared)
+
+
+def largest_difference(got: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest absolute difference, infinity where shapes differ or a value is not finite."""
+    if got.shape != expected.shape or not np.isfinite(got).all():
+        return float("inf")
+    return float(np.abs(got.astype("float64") - expected).max())

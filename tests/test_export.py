@@ -1,0 +1,381 @@
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+import patchnet_tf as pn
+from patchnet_tf.config import InputError
+from patchnet_tf.export import VerificationError, to_onnx, verify
+from patchnet_tf.export import graph as graphs
+from patchnet_tf.export import onnx as onnx_format
+
+from . import reference
+from .conftest import shake
+
+PLAIN = {"input_shape": (None, None, 3), "patch_size": 5, "filters": 4, "depth": 2}
+MODELS = {
+    "plain": PLAIN,
+    "fixed size, even p, strided, cropped, inverted": {
+        "input_shape": (20, 21, 1),
+        "patch_size": 6,
+        "stride": 4,
+        "crop": (9, 11),
+        "mean": 0.3,
+        "filters": 4,
+        "depth": 2,
+    },
+    "patches too small to share work": {**PLAIN, "input_shape": (None, None, 1), "depth": 4},
+    "no padding": {**PLAIN, "padding": "valid"},
+}
+
+
+def make(name):
+    invert = [keras.layers.Rescaling(-1.0, 1.0)] if "inverted" in name else []
+    model = pn.PatchNet(**MODELS[name], preprocessing=invert)
+    return shake(model, np.random.default_rng(0))
+
+
+def session(path, **options):
+    configured = onnxruntime.SessionOptions()
+    for key, value in options.items():
+        setattr(configured, key, value)
+    return onnxruntime.InferenceSession(path, configured, providers=["CPUExecutionProvider"])
+
+
+def everything(graph):
+    """Every graph in a graph, itself first, with the node that it belongs to."""
+    yield None, graph
+    for node in graph.node:
+        for inner in graphs.subgraphs(node):
+            yield node, inner
+            yield from list(everything(inner))[1:]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def exported(request, tmp_path_factory):
+    """A name of MODELS, the model, its ONNX file and what its export proved."""
+    model, path = make(request.param), tmp_path_factory.mktemp("export") / "model.onnx"
+    return request.param, model, path, to_onnx(model, path, class_names=("cat", "dog"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The plain model and its ONNX file."""
+    model, path = make("plain"), tmp_path_factory.mktemp("plain") / "model.onnx"
+    to_onnx(model, path)
+    return model, path
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 3), st.integers(11, 23), st.integers(11, 23), st.integers(0, 99))
+def test_onnx_is_the_papers(exported, batch, height, width, seed):
+    name, model, path, _ = exported
+    arguments = MODELS[name]
+    channels, p, stride = model.input_shape[-1], arguments["patch_size"], arguments.get("stride")
+    images = np.random.default_rng(seed).integers(0, 256, (batch, height, width, channels), "uint8")
+    q, maps = session(path).run(["probability", "heatmap"], {"image": images})
+    assert (q.shape, maps.shape) == ((batch,), images.shape[:3])
+    assert q.dtype == maps.dtype == np.float32
+
+    options = {"mean": arguments.get("mean", 0.5), "padding": arguments.get("padding", "same")}
+    seen = 255 - images if "inverted" in name else images
+    for k, image in enumerate(seen):
+        expected = reference.decisions(model.get_weights(), image, p, 1, **options)
+        np.testing.assert_allclose(maps[k], expected, atol=1e-5)
+        if crop := arguments.get("crop"):
+            top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+            image = image[top : top + crop[0], left : left + crop[1]]
+        expected = reference.probability(model.get_weights(), image, p, stride or p, **options)
+        assert q[k] == pytest.approx(expected, abs=1e-5)
+
+
+def test_file_is_clean(exported):
+    _, model, path, _ = exported
+    loaded = onnx.load(path)
+    onnx.checker.check_model(loaded, full_check=True)
+    onnx.shape_inference.infer_shapes(loaded, check_type=True, strict_mode=True, data_prop=True)
+    assert [(opset.domain, opset.version) for opset in loaded.opset_import] == [("", 18)]
+    image, wanted = loaded.graph.input
+    assert (image.name, wanted.name) == ("image", "heatmap_wanted")
+    assert [i.name for i in session(path).get_inputs()] == ["image"]
+    assert [i.name for i in session(path).get_outputs()] == ["probability", "heatmap"]
+    shapes = {i.name: i.shape for i in (*session(path).get_inputs(), *session(path).get_outputs())}
+    assert shapes == {
+        "image": ["batch", "height", "width", model.input_shape[-1]],
+        "probability": ["batch"],
+        "heatmap": ["batch", "height", "width"],
+    }
+    assert all(info.doc_string for info in (*loaded.graph.input, *loaded.graph.output))
+    assert loaded.doc_string
+    assert image.type.denotation == "IMAGE"
+
+
+def test_runtimes_see_constant_weights(exported):
+    """Weights that a runtime cannot know to be constant make its convolutions several times slower."""
+    loaded = onnx.load(exported[2])
+    convolutions = 0
+    for owner, graph in everything(loaded.graph):
+        own = {tensor.name for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Conv":
+                convolutions += 1
+                assert own.issuperset(node.input[1:])
+        if owner is not None and owner.op_type == "Loop":
+            assert not graphs.invariant_states(graph)
+        read = {name for node in graph.node for name in graphs.reads(node)}
+        assert own <= read | {info.name for info in graph.output}
+    assert convolutions >= 2 * MODELS[exported[0]]["depth"]  # of the probability and of the heatmap
+
+
+def test_metadata(exported):
+    name, model, path, _ = exported
+    metadata = session(path).get_modelmeta().custom_metadata_map
+    arguments = MODELS[name]
+    assert json.loads(metadata["class_names"]) == ["cat", "dog"]
+    assert int(metadata["patch_size"]) == arguments["patch_size"]
+    assert int(metadata["stride"]) == arguments.get("stride", arguments["patch_size"])
+    assert json.loads(metadata["crop"]) == (list(arguments["crop"]) if "crop" in arguments else None)
+    layers = [layer["layer"] for layer in json.loads(metadata["preprocessing"])]
+    assert layers == ["Rescaling"] * (3 if "inverted" in name else 2)
+    assert metadata["Image.BitmapPixelFormat"] == {1: "Gray8", 3: "Rgb8"}[model.input_shape[-1]]
+    assert metadata["Image.NominalPixelRange"] == "NominalRange_0_255"
+    assert metadata["Image.ColorSpaceGamma"] == "SRGB"
+
+
+def test_probability_alone_does_not_compute_the_heatmap(plain, rng, tmp_path):
+    _, path = plain
+    image = rng.integers(0, 256, (2, 20, 21, 3), "uint8")
+    profiled = session(path, enable_profiling=True, profile_file_prefix=str(tmp_path / "profile"))
+    [q] = profiled.run(["probability"], {"image": image, "heatmap_wanted": np.array(False)})
+    events = json.loads(Path(profiled.end_profiling()).read_text())
+    ran = {event["args"].get("op_name") for event in events if "args" in event}
+    assert "Conv" in ran
+    assert "Loop" not in ran
+    both = session(path).run(["probability", "heatmap"], {"image": image})
+    np.testing.assert_array_equal(q, both[0])
+
+
+def test_files_beside(exported):
+    _, model, path, proved = exported
+    folder = path.parent
+    names = {file.name for file in folder.iterdir()}
+    assert names == {"model.onnx", "model.test_vectors.json", "verification.json", "MANIFEST.json"}
+    listed = json.loads((folder / "MANIFEST.json").read_text())
+    assert listed.keys() == names - {"MANIFEST.json"}
+    for name, entry in listed.items():
+        content = (folder / name).read_bytes()
+        assert entry == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    record = json.loads((folder / "verification.json").read_text())["model.onnx"]
+    assert record["largest_difference"] == {"probability": proved.probability, "heatmap": proved.heatmap}
+    assert 0 < proved.heatmap < 1e-5
+    assert len({tuple(batch["shape"]) for batch in record["batches"]}) > 1
+    for vector in json.loads((folder / "model.test_vectors.json").read_text()):
+        image = np.array(vector["image"], "uint8")
+        q, maps = session(path).run(["probability", "heatmap"], {"image": image})
+        np.testing.assert_allclose(q, vector["probability"], atol=1e-5)
+        np.testing.assert_allclose(maps, vector["heatmap"], atol=1e-5)
+        expected = pn.heatmap_model(model, method="patchwise").predict(image, verbose=0)
+        np.testing.assert_allclose(vector["heatmap"], expected, atol=1e-5)
+
+
+def test_fixed_shape_beside_another_export(plain, tmp_path, rng):
+    model, path = plain
+    folder = tmp_path / "not" / "there" / "yet"
+    images = rng.integers(0, 256, (5, 9, 12, 3), "uint8")
+    for name in ("any", "fixed"):
+        size = {"size": (9, 12), "batch": 2} if name == "fixed" else {}
+        proved = to_onnx(model, folder / f"{name}.onnx", images=images, **size)
+        assert [batch.source for batch in proved.batches] == ["generated", "generated", "given"]
+    assert session(folder / "fixed.onnx").get_inputs()[0].shape == [2, 9, 12, 3]
+    assert session(folder / "fixed.onnx").get_outputs()[1].shape == [2, 9, 12]
+    expected = session(path).run(["heatmap"], {"image": images[:2]})
+    got = session(folder / "fixed.onnx").run(["heatmap"], {"image": images[:2]})
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert json.loads((folder / "verification.json").read_text()).keys() == {"any.onnx", "fixed.onnx"}
+    assert verify(model, folder / "fixed.onnx").heatmap < 1e-5
+    assert verify(model, folder / "any.onnx", images=images).heatmap < 1e-5
+    with pytest.raises(InputError, match="exported size"):
+        verify(model, folder / "fixed.onnx", images=images[:, :8])
+
+
+def test_a_wrong_conversion_is_refused(tmp_path, monkeypatch):
+    def off_by_a_little(model):
+        graphs.embed_constants(model)
+        for _, graph in everything(model.graph):
+            for tensor in graph.initializer:
+                value = numpy_helper.to_array(tensor)
+                if value.dtype == np.float32 and value.ndim == 4:
+                    tensor.CopyFrom(numpy_helper.from_array(value * np.float32(1.01), tensor.name))
+
+    monkeypatch.setattr(onnx_format, "embed_constants", off_by_a_little)
+    with pytest.raises(VerificationError, match=r"ONNX Runtime .* and Keras differ by .* more than 0.0001"):
+        to_onnx(make("plain"), tmp_path / "new" / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_target(plain, tmp_path):
+    model, path = plain
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="exists already"):
+        to_onnx(model, path)
+    assert path.read_bytes() == before
+    copied = shutil.copytree(path.parent, tmp_path / "copy") / "model.onnx"
+    to_onnx(model, copied, overwrite=True, class_names=("cat", "dog"))
+    assert copied.read_bytes() != before
+    assert verify(model, copied).heatmap < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "int8"}, "precision"),
+        ({"size": (4, 9)}, "at least 5 x 5"),
+        ({"size": 9}, "size"),
+        ({"batch": 0}, "batch"),
+        ({"class_names": ("cat", "cat")}, "class_names"),
+        ({"class_names": ("cat",)}, "class_names"),
+        ({"metadata": {"patch_size": "9"}}, "metadata"),
+        ({"metadata": {"trained": 3}}, "metadata"),
+        ({"path": "model.pb"}, r"\.onnx"),
+    ],
+)
+def test_bad_arguments(arguments, message, tmp_path):
+    path = tmp_path / arguments.pop("path", "model.onnx")
+    with pytest.raises(InputError, match=f"(?s){message}.*Received"):
+        to_onnx(make("plain"), path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_targets(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        to_onnx(make("plain"), tmp_path / "file" / "model.onnx")
+    assert caught.value.filename == str(tmp_path / "file" / "model.onnx")
+    with pytest.raises(ValueError, match=r"made by `PatchNet`.*Received"):
+        to_onnx(keras.Sequential([keras.Input((4, 4, 1))]), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_verify_of_a_damaged_file(damage, listed, plain, tmp_path):
+    model, path = plain
+    copied = shutil.copytree(path.parent, tmp_path / "copy") / "model.onnx"
+    content = copied.read_bytes()
+    if damage == "truncated":
+        copied.write_bytes(content[:-100])
+    else:
+        kernel = model.get_layer("decisions").layer.get_weights()[-2].astype("<f4").tobytes()
+        assert content.count(kernel) > 0
+        copied.write_bytes(content.replace(kernel, np.roll(np.frombuffer(kernel, "<f4"), 1).tobytes()))
+    if not listed:
+        (copied.parent / "MANIFEST.json").unlink()
+    error, message = InputError, "altered or truncated.*Received" if listed else "cannot load"
+    if damage == "altered" and not listed:
+        error, message = VerificationError, "differ"
+    with pytest.raises(error, match=message):
+        verify(model, copied)
+
+
+def test_verify_of_another_file(plain, tmp_path):
+    model, path = plain
+    with pytest.raises(FileNotFoundError, match="no exported file"):
+        verify(model, tmp_path / "model.onnx")
+    add = helper.make_node("Add", ["a", "a"], ["b"])
+    a, b = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "ab")
+    other = helper.make_model(helper.make_graph([add], "g", [a], [b]), ir_version=8)
+    other.opset_import[0].version = 18
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(InputError, match="not one made by"):
+        verify(model, tmp_path / "other.onnx")
+    with pytest.raises(VerificationError, match="differ"):
+        verify(pn.PatchNet(**PLAIN), path)
+    with pytest.raises(InputError, match=r"another model.*Received"):
+        verify(pn.PatchNet(**{**PLAIN, "input_shape": (9, 9, 1)}), path)
+    (path.parent / "copy").mkdir()
+    shutil.copy(path, path.parent / "copy")
+    (path.parent / "copy" / "MANIFEST.json").write_text("[]")
+    with pytest.raises(InputError, match="not a manifest"):
+        verify(model, path.parent / "copy" / "model.onnx")
+
+
+def loop_model():
+    """Sum transpose(w) * x + shift over three turns; w, x and the shift are handed round."""
+    w = np.arange(6, dtype="float32").reshape(3, 2)
+    nodes = [
+        helper.make_node("Transpose", ["w_state"], ["t"], perm=[1, 0]),
+        helper.make_node("Mul", ["t", "x_state"], ["y"]),
+        helper.make_node("Add", ["y", "shift_state"], ["z"]),
+        helper.make_node("Add", ["s_state", "z"], ["s_out"]),
+        helper.make_node("Identity", ["w_state"], ["w_mid"]),
+        helper.make_node("Identity", ["w_mid"], ["w_out"]),
+        helper.make_node("Identity", ["shift_state"], ["shift_out"]),
+        helper.make_node("Identity", ["x_state"], ["x_out"]),
+        helper.make_node("Identity", ["go"], ["go_out"]),
+    ]
+    info = helper.make_tensor_value_info
+    shapes = {"w": [3, 2], "x": [3], "shift": [2, 1], "s": [2, 3]}
+    states = [info(f"{name}_state", TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    results = [info(f"{name}_out", TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    body = helper.make_graph(
+        nodes,
+        "body",
+        [info("turn", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), *states],
+        [info("go_out", TensorProto.BOOL, []), *results],
+    )
+    loop = helper.make_node(
+        "Loop", ["turns", "", "w", "x", "shift", "zero"], ["a", "b", "c", "sum"], body=body
+    )
+    last = helper.make_node("Add", ["sum", "c"], ["result"])
+    constants = {
+        "turns": np.array(3),
+        "w": w,
+        "shift": np.float32([[1], [2]]),
+        "zero": np.zeros((2, 3), "float32"),
+    }
+    graph = helper.make_graph(
+        [loop, last],
+        "g",
+        [info("x", TensorProto.FLOAT, [3])],
+        [info("result", TensorProto.FLOAT, [2, 3])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), w
+
+
+def test_embed_constants_of_a_loop():
+    model, w = loop_model()
+    x = np.float32([1, 2, 3])
+    expected = 3 * (w.T * x + [[1], [2]]) + [[1], [2]]
+    for rewrite in (lambda model: None, graphs.embed_constants):
+        rewrite(model)
+        onnx.checker.check_model(model, full_check=True)
+        [got] = session(model.SerializeToString()).run(None, {"x": x})
+        np.testing.assert_allclose(got, expected)
+    [loop] = [node for node in model.graph.node if node.op_type == "Loop"]
+    [body] = graphs.subgraphs(loop)
+    assert len(loop.input) == 3  # the number of turns, no condition, and the sum
+    assert "Transpose" not in {node.op_type for node in body.node}
+    [kernel] = [t for t in body.initializer if t.dims == [2, 3]]
+    np.testing.assert_array_equal(numpy_helper.to_array(kernel), w.T)
+    assert {tensor.name for tensor in model.graph.initializer} == {"turns", "shift", "zero"}
+
+
+def test_error_messages_are_one_line(plain, tmp_path):
+    model, path = plain
+    for call in (
+        lambda: to_onnx(model, path),
+        lambda: to_onnx(model, tmp_path / "m.onnx", size=(1, 1)),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert re.fullmatch(r"[^\n]+", str(caught.value))
