@@ -34,6 +34,7 @@ setup(
         "keras>=3.12,<4",
         "tensorflow>=2.20,<2.22",
         "tensorboard>=2.20,<2.22",
+        "tensorflow-serving-api>=2.20,<2.22",
         "opencv-python-headless>=4.10,<6",
         "pillow>=10.1,<14",
         "scikit-image>=0.25,<0.27",

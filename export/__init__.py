@@ -8,6 +8,7 @@ export.verify(model, "model.onnx")
 """
 
 from .onnx import to_onnx
+from .saved_model import to_saved_model
 from .verification import Batch, Verification, VerificationError, verify
 
-__all__ = ["Batch", "Verification", "VerificationError", "to_onnx", "verify"]
+__all__ = ["Batch", "Verification", "VerificationError", "to_onnx", "to_saved_model", "verify"]

@@ -87,7 +87,7 @@ def to_onnx(
         onnx.save(convert(model, precision, shape, described), staged)
         run, runtime, _, _ = run_onnx(staged)
         tolerance = TOLERANCE[precision]
-        verification = compare(signature(model), run, runtime, tolerance, trials(model, images, shape))
+        verification = compare(path, signature(model), run, runtime, tolerance, trials(model, images, shape))
         vectors = path.with_suffix(".test_vectors.json")
         files.write_json(verification.test_vectors(), folder / vectors.name)
         add_entries("verification.json", {path.name: verification.record()}, folder, path)

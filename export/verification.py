@@ -1,7 +1,7 @@
 """The proof that an exported file computes what Keras does: run it in its own runtime, and compare."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ class Batch:
     """One comparison: what was fed, what Keras made of it, and the largest differences from that."""
 
     source: str
-    images: np.ndarray  # uint8 (B, H, W, C)
-    expected: tuple[np.ndarray, np.ndarray]  # (B,), (B, H, W)
+    images: np.ndarray = field(repr=False)  # uint8 (B, H, W, C)
+    expected: tuple[np.ndarray, np.ndarray] = field(repr=False)  # (B,), (B, H, W)
     differences: tuple[float, float]
 
 
@@ -39,12 +39,14 @@ class Batch:
 class Verification:
     """All comparisons of a file.
 
-    runtime: what ran the file.
+    path: of the file, or of the folder of the SavedModel's version.
+    runtime: what ran it.
     tolerance: the largest difference that is allowed.
     batches: the comparisons.
     probability, heatmap: the largest differences.
     """
 
+    path: Path
     runtime: str
     tolerance: float
     batches: list[Batch]
@@ -112,14 +114,15 @@ def verify(model: keras.Model, path: str | Path, *, images: Any = None) -> Verif
         >>> verify(model, "model.onnx").heatmap
         2.4e-07
     """
+    from . import saved_model  # which needs this module
+
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no exported file {path}")
     try:
         if path.is_dir():
-            from .saved_model import run_saved_model
-
-            run, runtime, shape, precision = run_saved_model(newest_version(path))
+            path = newest_version(path)
+            run, runtime, shape, precision = saved_model.run_saved_model(path)
         else:
             run, runtime, shape, precision = run_onnx(path)
     except ValueError as error:
@@ -129,7 +132,7 @@ def verify(model: keras.Model, path: str | Path, *, images: Any = None) -> Verif
             f"{path}: made from another model, whose images have {shape[3]} channel(s). "
             f"Received: a model for {model.input_shape[-1]}"
         )
-    return compare(signature(model), run, runtime, TOLERANCE[precision], trials(model, images, shape))
+    return compare(path, signature(model), run, runtime, TOLERANCE[precision], trials(model, images, shape))
 
 
 def newest_version(path: Path) -> Path:
@@ -179,7 +182,12 @@ def trials(model: keras.Model, images: Any, shape: tuple) -> list[tuple[str, np.
 
 
 def compare(
-    reference: Signature, run: Run, runtime: str, tolerance: float, batches: list[tuple[str, np.ndarray]]
+    path: Path,
+    reference: Signature,
+    run: Run,
+    runtime: str,
+    tolerance: float,
+    batches: list[tuple[str, np.ndarray]],
 ) -> Verification:
     """Compare `run` with `reference` on batches of images; raise VerificationError where they differ."""
     compared = []
@@ -195,7 +203,7 @@ def compare(
                 f"{differences[1]:.2g} in a heatmap, more than {tolerance:g}, on {source} images of shape "
                 f"{images.shape}"
             )
-    return Verification(runtime, tolerance, compared)
+    return Verification(path, runtime, tolerance, compared)
 
 
 def largest_difference(got: np.ndarray, expected: np.ndarray) -> float:

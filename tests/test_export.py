@@ -1,21 +1,25 @@
+import functools
 import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
 
+import cv2
 import keras
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from tensorflow_serving.apis import prediction_log_pb2
 
 import patchnet_tf as pn
 from patchnet_tf.config import InputError
-from patchnet_tf.export import VerificationError, to_onnx, verify
+from patchnet_tf.export import VerificationError, saved_model, to_onnx, to_saved_model, verify
 from patchnet_tf.export import graph as graphs
 from patchnet_tf.export import onnx as onnx_format
 
@@ -379,3 +383,131 @@ def test_error_messages_are_one_line(plain, tmp_path):
         with pytest.raises(InputError) as caught:
             call()
         assert re.fullmatch(r"[^\n]+", str(caught.value))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The plain model, the folder of its versions, and what the export of the first one proved."""
+    model, folder = make("plain"), tmp_path_factory.mktemp("served") / "patchnet"
+    return model, folder, to_saved_model(model, folder, class_names=("cat", "dog"))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 3), st.integers(5, 16), st.integers(5, 16), st.integers(0, 99))
+def test_saved_model_is_the_papers(served, batch, height, width, seed):
+    model, folder, _ = served
+    images = np.random.default_rng(seed).integers(0, 256, (batch, height, width, 3), "uint8")
+    signatures = load(folder / "1").signatures
+    both = {k: v.numpy() for k, v in signatures["serving_default"](image=tf.constant(images)).items()}
+    for k, image in enumerate(images):
+        expected = reference.decisions(model.get_weights(), image, 5, 1)
+        np.testing.assert_allclose(both["heatmap"][k], expected, atol=1e-5)
+        expected = reference.probability(model.get_weights(), image, 5, 5)
+        assert both["probability"][k] == pytest.approx(expected, abs=1e-5)
+    for name in ("probability", "heatmap"):
+        [(output, value)] = signatures[name](image=tf.constant(images)).items()
+        assert output == name
+        np.testing.assert_allclose(value, both[name], atol=1e-6)
+
+
+@functools.cache
+def load(folder):
+    return tf.saved_model.load(str(folder))
+
+
+def test_saved_model_takes_image_files(served, rng):
+    images = rng.integers(0, 256, (2, 9, 12, 3), "uint8")
+    images[1] = cv2.blur(images[1], (5, 5))
+    png = [cv2.imencode(".png", image[..., ::-1])[1].tobytes() for image in images]
+    jpeg = [cv2.imencode(".jpg", image[..., ::-1])[1].tobytes() for image in images]
+    decoded = [cv2.imdecode(np.frombuffer(file, "uint8"), cv2.IMREAD_COLOR)[..., ::-1] for file in jpeg]
+    signatures = load(served[1] / "1").signatures
+    for encoded, pixels, atol in ((png, images, 1e-6), (jpeg, np.array(decoded), 1e-2)):
+        got = signatures["image_bytes"](image_bytes=tf.constant(encoded))
+        expected = signatures["serving_default"](image=tf.constant(pixels))
+        assert got.keys() == {"probability", "heatmap"}
+        for name, value in got.items():
+            np.testing.assert_allclose(value, expected[name], atol=atol)
+
+
+def test_warm_up_requests_are_answered(served):
+    path = served[1] / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    signatures, asked = load(served[1] / "1").signatures, []
+    for record in tf.data.TFRecordDataset(str(path)):
+        request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        assert signatures[request.model_spec.signature_name](**inputs)
+        asked.append(request.model_spec.signature_name)
+    assert sorted(asked) == sorted(signatures)
+
+
+def test_files_of_a_saved_model(served):
+    _, folder, proved = served
+    assert proved.path == folder / "1"
+    assert sorted(path.name for path in folder.parent.rglob("*") if path.name.startswith(".")) == []
+    listed = json.loads((folder / "1" / "MANIFEST.json").read_text())
+    found = [path for path in (folder / "1").rglob("*") if path.is_file() and path.name != "MANIFEST.json"]
+    assert listed.keys() == {path.relative_to(folder / "1").as_posix() for path in found}
+    record = json.loads((folder / "1" / "verification.json").read_text())["saved_model.pb"]
+    assert record["largest_difference"] == {"probability": proved.probability, "heatmap": proved.heatmap}
+    metadata = json.loads((folder / "1" / "assets.extra" / "metadata.json").read_text())
+    assert json.loads(metadata["class_names"]) == ["cat", "dog"]
+
+
+def test_saved_model_of_the_next_version(served, tmp_path):
+    model, folder, _ = served
+    versions = shutil.copytree(folder, tmp_path / "patchnet")
+    (versions / "1").rename(versions / "9")
+    assert to_saved_model(model, versions).path == versions / "10"
+    assert verify(model, versions).path == versions / "10"
+    assert verify(model, versions / "9").heatmap < 1e-5
+    shutil.rmtree(versions / "10")
+    weights = versions / "9" / "variables" / "variables.data-00000-of-00001"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"oops")
+    with pytest.raises(InputError, match=r"altered or truncated.*Received"):
+        verify(model, versions)
+    weights.unlink()
+    with pytest.raises(InputError, match="missing"):
+        verify(model, versions)
+    (versions / "9" / "MANIFEST.json").unlink()
+    with pytest.raises(InputError, match="cannot load"):
+        verify(model, versions)
+    with pytest.raises(InputError, match="a version already"):
+        to_saved_model(model, versions / "9")
+
+
+def test_saved_model_refuses_wrong_images(served):
+    answer = load(served[1] / "1").signatures["serving_default"]
+    for shape, dtype, message in (
+        ((1, 4, 9, 3), "uint8", "at least 5 x 5 pixels"),
+        ((1, 9, 9, 1), "uint8", "shape"),
+        ((1, 9, 9, 3), "float32", "uint8"),
+    ):
+        with pytest.raises((tf.errors.InvalidArgumentError, TypeError, ValueError), match=message):
+            answer(image=tf.zeros(shape, dtype))
+
+
+def test_a_wrong_saved_model_is_refused(tmp_path, monkeypatch):
+    model, other = make("plain"), pn.PatchNet(**PLAIN)
+    original = saved_model.write
+    monkeypatch.setattr(saved_model, "write", lambda model, folder: original(other, folder))
+    with pytest.raises(VerificationError, match="SavedModel and Keras differ"):
+        to_saved_model(model, tmp_path / "patchnet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_of_other_folders(served, tmp_path):
+    model, _, _ = served
+    with pytest.raises(InputError, match="neither a SavedModel nor"):
+        verify(model, tmp_path)
+    (tmp_path / "1").mkdir()
+    with pytest.raises(InputError, match="not a SavedModel"):
+        verify(model, tmp_path)
+    module = tf.Module()
+    module.twice = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec((), tf.float32)])
+    tf.saved_model.save(module, str(tmp_path / "1"), {"serving_default": module.twice})
+    with pytest.raises(InputError, match="not one made by"):
+        verify(model, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="not a folder"):
+        to_saved_model(model, tmp_path / "file")

@@ -1,0 +1,168 @@
+"""A PatchNet as a SavedModel in TF Serving's layout: NAME/1, NAME/2, ..., the highest number being served."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from ..config import InputError
+from ..serving import manifest
+from . import files
+from .metadata import describe
+from .signature import signature, smallest_image
+from .verification import TOLERANCE, Run, Verification, compare, trials
+
+
+def to_saved_model(
+    model: keras.Model,
+    directory: str | Path,
+    *,
+    class_names: Sequence[str] = ("class 0", "class 1"),
+    metadata: Mapping[str, str] | None = None,
+    images: Any = None,
+) -> Verification:
+    """Write a PatchNet as the next version of a SavedModel, after proving that it computes what Keras does.
+
+    Its signatures are "serving_default", from `image`, uint8 (batch, height, width, channels), to
+    `probability`, float32 (batch,), and `heatmap`, float32 (batch, height, width); "probability" and
+    "heatmap", one of the two; and "image_bytes", both from `image_bytes`, (batch,) whole PNG or JPEG files of
+    one size. Beside saved_model.pb are MANIFEST.json (sha256), verification.json (the differences),
+    test_vectors.json (images and Keras's answers), and in assets.extra a warm-up request for each signature
+    and metadata.json. The version appears in its place at once, so that a server never loads half of it.
+
+    Args:
+        model: what `PatchNet` or `load_model` returned.
+        directory: NAME, the folder of the versions; made if need be.
+        class_names: of class 0 and class 1.
+        metadata: more keys and texts for the file to carry.
+        images: (N, H, W, C) in 0..255 to compare on, beside generated ones; a few of them are used.
+
+    Returns:
+        The differences from Keras; its `path` is the folder of the version.
+
+    Raises:
+        InputError: an argument is not as above.
+        VerificationError: the file would compute something else than Keras. Nothing is written then.
+        OSError: it cannot be written.
+
+    Example:
+        >>> to_saved_model(model, "served/patchnet").path
+        PosixPath('served/patchnet/1')
+    """
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory}: not a folder")
+    if (directory / "saved_model.pb").exists():
+        raise InputError(f"{directory}: a version already; name the folder of the versions")
+    described = describe(model, "float32", class_names, metadata or {})
+    target = directory / str(max(versions(directory), default=0) + 1)
+    with files.staging(target) as folder:
+        staged = folder / target.name
+        write(model, staged)
+        run, runtime, shape, precision = run_saved_model(staged)
+        batches = trials(model, images, shape)
+        verification = compare(target, signature(model), run, runtime, TOLERANCE[precision], batches)
+        files.write_json(described, staged / "assets.extra" / "metadata.json")
+        files.write_json(verification.test_vectors(), staged / "test_vectors.json")
+        files.write_json({"saved_model.pb": verification.record()}, staged / "verification.json")
+        files.write_json(manifest.manifest(staged), staged / manifest.NAME)
+        files.place(staged, target)
+    return verification
+
+
+def versions(directory: Path) -> list[int]:
+    """Return the version numbers in a folder, which may not exist."""
+    found = directory.iterdir() if directory.is_dir() else ()
+    return [int(path.name) for path in found if path.name.isdecimal()]
+
+
+def write(model: keras.Model, folder: Path) -> None:
+    """Write the SavedModel and its warm-up requests."""
+    outputs, channels = signature(model).python_function, model.input_shape[-1]
+    height, width = smallest_image(model)
+
+    def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        size = tf.shape(image)
+        message = f"This model takes images of at least {height} x {width} pixels (height x width)"
+        with tf.control_dependencies(
+            [
+                tf.debugging.assert_greater_equal(size[1], height, message),
+                tf.debugging.assert_greater_equal(size[2], width, message),
+            ]
+        ):
+            return outputs(tf.identity(image))
+
+    def decode(file: tf.Tensor) -> tf.Tensor:
+        # Reads PNG too. The faster method that is the default here is off by a few levels.
+        return tf.io.decode_jpeg(file, channels, dct_method="INTEGER_ACCURATE")
+
+    def answer_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        spec = tf.TensorSpec((None, None, channels), tf.uint8)
+        return answer(tf.map_fn(decode, image_bytes, fn_output_signature=spec))
+
+    pixels = [tf.TensorSpec((None, None, None, channels), tf.uint8, name="image")]
+    encoded = [tf.TensorSpec((None,), tf.string, name="image_bytes")]
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    endpoints = {
+        "serving_default": (answer, pixels),
+        "probability": (lambda image: only("probability", answer(image)), pixels),
+        "heatmap": (lambda image: only("heatmap", answer(image)), pixels),
+        "image_bytes": (answer_bytes, encoded),
+    }
+    for name, (function, specs) in endpoints.items():
+        archive.add_endpoint(name, tf.function(function, input_signature=specs, autograph=False))
+    archive.write_out(str(folder), verbose=False)
+
+    image = np.full((1, height, width, channels), 128, "uint8")
+    file = tf.io.encode_png(image[0]).numpy()
+    extra = folder / "assets.extra"
+    extra.mkdir()
+    with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:
+        for name, (_, [spec]) in endpoints.items():
+            value = [file] if name == "image_bytes" else image
+            writer.write(warm_up(folder, name, spec.name, value).SerializeToString())
+
+
+def only(name: str, outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Return one of the outputs."""
+    return {name: outputs[name]}
+
+
+def warm_up(folder: Path, endpoint: str, name: str, value: Any) -> prediction_log_pb2.PredictionLog:
+    """Return a request in the form in which TF Serving reads those that it sends itself at the start."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "patchnet"  # TF Serving puts its own name of the model here
+    request.model_spec.signature_name = endpoint
+    request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return prediction_log_pb2.PredictionLog(
+        predict_log=prediction_log_pb2.PredictLog(request=request),
+    )
+
+
+def run_saved_model(folder: Path) -> tuple[Run, str, tuple, str]:
+    """Return how to run a SavedModel, what runs it, the shape of its input (None: any) and its precision."""
+    if not (folder / "saved_model.pb").is_file():
+        raise ValueError(f"{folder}: not a SavedModel (there is no saved_model.pb in it)")
+    manifest.check(folder)
+    try:
+        loaded = tf.saved_model.load(str(folder))
+    except Exception as error:  # a damaged file raises whatever its parsers stumble over
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder}: TensorFlow cannot load it ({reason})") from None
+    answer = loaded.signatures.get("serving_default")
+    specs = answer.structured_input_signature[1] if answer else {}
+    if specs.keys() != {"image"} or answer.structured_outputs.keys() != {"probability", "heatmap"}:
+        raise ValueError(f"{folder}: a SavedModel, but not one made by `patchnet export`")
+
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        outputs = answer(image=tf.constant(images))
+        return outputs["probability"].numpy(), outputs["heatmap"].numpy()
+
+    # The signature holds a reference to its functions only, not to the variables that they read.
+    run.loaded = loaded
+    return run, f"TensorFlow {tf.__version__} SavedModel", tuple(specs["image"].shape), "float32"
