@@ -22,6 +22,7 @@ The derivation, its cost and measurements are in docs/dense-heatmap.md. Shapes: 
 Y x X pixels that they read, p patch size, s stride, F filters; t and l count patches, y and x pixels.
 """
 
+import contextlib
 from typing import Any
 
 import keras
@@ -29,6 +30,8 @@ import numpy as np
 from keras import ops
 
 from .layers import PACKAGE, check_positive
+
+MEMORY = 1536  # MiB
 
 
 class SubnetMap(keras.layers.Wrapper):
@@ -57,13 +60,18 @@ class SubnetMap(keras.layers.Wrapper):
     def build(self, input_shape: tuple) -> None:
         """Nothing to create: S has its weights."""
 
+    @property
+    def result_dtype(self) -> str:
+        """The dtype of the map: float32 for decisions, S's own for filters."""
+        return self.layer.get_layer("tanh").compute_dtype if self.filters else "float32"
+
     def before_readout(self) -> list[keras.layers.Layer]:
         """Return S's layers from the first convolution to the linear filter models."""
         layers = self.layer.layers
         return layers[1 : layers.index(self.layer.get_layer("readout")) + 1]
 
     def finish(self, readouts: Any) -> Any:
-        """Return what S makes of its filters' linear models: (..., F) to decisions (...), or tanh (..., F)."""
+        """Finish S after its linear filter models: (..., F) to decisions (...), or to tanh (..., F)."""
         for layer in self.layer.layers[len(self.before_readout()) + 1 :]:
             readouts = layer(readouts)
             if self.filters and layer.name == "tanh":
@@ -105,7 +113,7 @@ class DenseMap(SubnetMap):
         layer: keras.Model,
         filters: bool = False,
         stride: int = 1,
-        memory: int = 512,
+        memory: int = MEMORY,
         **kwargs: Any,
     ) -> None:
         super().__init__(layer, filters, stride, **kwargs)
@@ -129,19 +137,46 @@ class DenseMap(SubnetMap):
         images = ops.pad(images, [[0, 0], [0, positive(below)], [0, positive(right)], [0, 0]])
 
         decide = Tile(self.layer, s, h, w)
+        if not decide.padded and isinstance(down, int) and isinstance(across, int) and down * across == 1:
+            # An ordinary convolutional network: the whole batch at once, as in training.
+            return self.finish(decide.fully_convolutional(images))
 
         def decide_tile(n: Any) -> Any:
             image, i, j = n // (down * across), n // across % down, n % across
             start = [image, i * h * s, j * w * s, 0]
             pixels = ops.slice(images, start, [1, Y, X, images.shape[3]])
-            return self.finish(decide(ops.reshape(pixels, (Y, X, images.shape[3]))))  # (h, w, ...)
+            return self.finish(decide(pixels))  # (h, w, ...)
 
-        tiles = ops.map(decide_tile, ops.arange(batch * down * across))
-        last = tuple(tiles.shape[3:])
+        last = (self.features,) if self.filters else ()
+        size = tuple(n if isinstance(n, int) else None for n in (h, w))
+        tiles = one_by_one(decide_tile, batch * down * across, (*size, *last), self.result_dtype)
         tiles = ops.reshape(tiles, (-1, down, across, h, w, *last))
         order = (0, 1, 3, 2, 4, *range(5, 5 + len(last)))
         tiles = ops.reshape(ops.transpose(tiles, order), (-1, down * h, across * w, *last))
         return tiles[:, :rows, :columns]
+
+
+def one_by_one(f: Any, count: Any, shape: tuple, dtype: str) -> Any:
+    """Stack f(0), f(1), .., f(count - 1), each of the given shape (None: unknown) and dtype.
+
+    `keras.ops.map` would run ten of them at once under TensorFlow, in ten times the memory.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.map_fn(
+            f, tf.range(count), parallel_iterations=1, fn_output_signature=tf.TensorSpec(shape, dtype)
+        )
+    return ops.map(f, ops.arange(count))
+
+
+def after(value: Any) -> Any:
+    """A context whose operations wait until `value` is there."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.control_dependencies([value])
+    return contextlib.nullcontext()
 
 
 def positive(size: Any) -> Any:
@@ -157,14 +192,19 @@ def split(count: Any, side: int) -> tuple[Any, Any]:
 
 def tile_side(memory: int, p: int, s: int, subnet: keras.Model) -> int:
     """Return the largest number of patches along a tile's side whose features fit in `memory` bytes."""
-    q = len(convolutions(subnet)) if subnet.get_layer("conv1").padding == "same" else 0
+    depth = len(convolutions(subnet))
     cell = 4 * subnet.get_layer("readout").kernel.shape[-1]  # bytes of one feature vector
+    q = min(depth, (p - 1) // 2)
+    padded = subnet.get_layer("conv1").padding == "same"
 
     def size(side: int) -> int:
         pixels = side * s + p
-        corners = 4 * side**2 * (q**2 + min(p, q + 1) ** 2)
-        bands = 4 * side * pixels * 3 * q
-        return cell * (corners + bands + 4 * pixels**2)
+        if not padded:
+            return 3 * cell * pixels**2
+        # One corner at a time, its window and its next layer; or whole patches, from all four corners.
+        patch = 2 * q**2 + (q + 1) ** 2 if q == depth else 4 * q**2 + 3 * p**2
+        bands = 4 * q * (q + 1) // 2  # of all layers: the corners come after them
+        return cell * (side**2 * patch + side * pixels * bands + (q + 2) * pixels**2)
 
     side = 1
     while size(side + 1) <= memory:
@@ -188,13 +228,24 @@ def convolve(maps: Any, kernel: Any, bias: Any, rows: tuple[int, int], columns: 
     return ops.relu(ops.conv(ops.pad(maps, pads), kernel, padding="valid") + bias)
 
 
+def take(table: Any, index: Any) -> Any:
+    """Rows of `table`: (n, ...) at any integer `index`, none negative, to (*index.shape, ...)."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.gather(table, index)  # without the graph nodes that mend negative indices
+    return ops.take(table, index, axis=0)
+
+
 def read_out(maps: Any, kernel: Any, stride: int = 1) -> Any:
     """Sum of (N, height, width, F) times (kh, kw, F) over every window: (N, rows, columns, F)."""
-    return ops.depthwise_conv(maps, kernel[..., None], stride, "valid")
+    return ops.depthwise_conv(maps, ops.expand_dims(kernel, -1), stride, "valid")
 
 
 class Tile:
     """S's linear filter models on the h x w patches of a tile.
+
+    What does not depend on the pixels, the weights and where to gather from, is prepared once.
 
     Args:
         subnet: S.
@@ -211,164 +262,196 @@ class Tile:
         self.readout, self.bias = ops.cast(readout.kernel, dtype), ops.cast(readout.bias, dtype)
         self.padded = layers[0].padding == "same"
         self.p, self.s, self.h, self.w = subnet.input_shape[1], stride, h, w
-        self.Y, self.X = (h - 1) * stride + self.p, (w - 1) * stride + self.p
         # Layers with room for two edges and a centre; after them, each patch by itself (p < 2 * depth + 1).
         self.shared = min(len(layers), (self.p - 1) // 2) if self.padded else 0
         if self.padded:
-            self.indices = self.gather_indices()
+            self.flipped = [ops.transpose(kernel, (1, 0, 2, 3)) for kernel in self.kernels]
+            self.rows, self.columns = self.centre_rows(h), self.centre_rows(w)
+            self.index = self.window_index()
 
     def __call__(self, image: Any) -> Any:
-        """(Y, X, C) standardized pixels to (h, w, F), before the tanh."""
+        """(1, Y, X, C) standardized pixels to (h, w, F), before the tanh."""
         if not self.padded:
-            return self.fully_convolutional(image)
-        centre, corners = image, dict.fromkeys(CORNERS)
-        bands = dict.fromkeys(BANDS)
+            return ops.squeeze(self.fully_convolutional(image), 0)
+        layers = [(image, dict.fromkeys(BANDS))]  # centre and bands after 0, 1, 2, .. convolutions
         for k in range(1, self.shared + 1):
-            kernel, bias = self.kernels[k - 1], self.biases[k - 1]
-            flipped, transposed = ops.transpose(kernel, (1, 0, 2, 3)), ops.transpose(centre, (1, 0, 2))
-            new_corners = {
-                corner: self.grow_corner(k, corner, corners, bands, centre, kernel, bias)
-                for corner in CORNERS
-            }
-            bands = {
-                (row, column): self.grow_band(k, row, self.h, centre, bands[row, column], kernel, bias)
-                if row
-                else self.grow_band(k, column, self.w, transposed, bands[row, column], flipped, bias)
-                for row, column in BANDS
-            }
-            centre = convolve(centre[None], kernel, bias, (1, 1), (1, 1))[0]
-            corners = new_corners
+            layers.append(self.grow(k, *layers[-1]))
+        centre, bands = layers[-1]
         if self.shared < len(self.kernels):
-            return self.finish_patches(corners, bands, centre)
-        return self.read_regions(corners, bands, centre)
+            corners = [self.corner(layers, *corner) for corner in CORNERS]
+            return self.finish_patches([*corners, *bands.values(), centre])
+        # One corner after another: the four at once would hold twice the memory.
+        total = self.read_regions(centre, bands)
+        for corner in CORNERS:
+            with after(total):
+                features = self.corner(layers, *corner)
+            read = read_out(features, self.readout[self.part(corner)])  # (h * w, 1, 1, F)
+            total += ops.reshape(read, (self.h, self.w, -1))
+        return total + self.bias
 
-    def grow_band(self, k: int, end: str, n: Any, centre: Any, band: Any, kernel: Any, bias: Any) -> Any:
-        """The k rows next to one edge: (n, k - 1, X, c) and two rows of the centre to (n, k, X, F).
+    def grow(self, k: int, centre: Any, bands: dict) -> tuple[Any, dict]:
+        """Centre and bands after k convolutions from those after k - 1."""
+        kernel, bias = self.kernels[k - 1], self.biases[k - 1]
+        upright = ops.squeeze(centre, 0)  # (Y, X, c)
+        lying = ops.transpose(upright, (1, 0, 2))  # bands of columns are those of rows, lying on their side
+        bands = {
+            (row, column): grow_band(row, upright, self.rows[k, row], bands[row, column], kernel, bias)
+            if row
+            else grow_band(
+                column, lying, self.columns[k, column], bands[row, column], self.flipped[k - 1], bias
+            )
+            for row, column in BANDS
+        }
+        return convolve(centre, kernel, bias, (1, 1), (1, 1)), bands
 
-        Columns within k of the tile's frame are wrong; no patch reads its bands there.
-        """
-        first = k - 1 if end == "start" else self.p - k - 1  # of the centre's two rows, in the patch
-        rows = ops.arange(n)[:, None] * self.s + np.array([first, first + 1], "int32")
-        window = ops.take(centre, rows, axis=0)  # (n, 2, X, c)
-        if band is not None:
-            window = ops.concatenate([band, window] if end == "start" else [window, band], axis=1)
-        return convolve(window, kernel, bias, PADS[end], (1, 1))
+    def corner(self, layers: list, row: str, column: str) -> Any:
+        """The features next to two edges after all shared convolutions: (h * w, k, k, F)."""
+        features = None
+        for k in range(1, self.shared + 1):
+            centre, bands = layers[k - 1]
+            window = self.window([features, bands[row, None], bands[None, column], centre], (k, row, column))
+            features = convolve(window, self.kernels[k - 1], self.biases[k - 1], PADS[row], PADS[column])
+        return features
 
-    def grow_corner(
-        self, k: int, corner: tuple, corners: dict, bands: dict, centre: Any, kernel: Any, bias: Any
-    ) -> Any:
-        """k x k features next to two edges, of every patch: (h * w, k, k, F)."""
-        row, column = corner
-        segments = [corners[corner], bands[row, None], bands[None, column], centre]
-        window = self.gather(segments, self.indices[k, corner], k + 1)
-        return convolve(window, kernel, bias, PADS[row], PADS[column])
-
-    def finish_patches(self, corners: dict, bands: dict, centre: Any) -> Any:
+    def finish_patches(self, segments: list) -> Any:
         """Put every patch together, (h * w, p, p, c), and do the rest of S on each."""
-        segments = [*corners.values(), *bands.values(), centre]
-        patches = self.gather(segments, self.indices["patch"], self.p)
+        patches = self.window(segments, "patch")
         for kernel, bias in zip(self.kernels[self.shared :], self.biases[self.shared :], strict=True):
             patches = convolve(patches, kernel, bias, (1, 1), (1, 1))
         return ops.reshape(read_out(patches, self.readout), (self.h, self.w, -1)) + self.bias
 
-    def read_regions(self, corners: dict, bands: dict, centre: Any) -> Any:
-        """Read the linear models out region by region, and add up: (h, w, F)."""
-        p, q, s = self.p, self.shared, self.s
-        region = {"start": slice(q), None: slice(q, p - q), "end": slice(p - q, p)}
-        total = read_out(centre[None, q:-q, q:-q], self.readout[region[None], region[None]], s)[0] + self.bias
-        for (row, column), band in bands.items():
-            weights = self.readout[region[row], region[column]]
-            if row:
-                total += read_out(band[:, :, q:-q], weights, s)[:, 0]  # (h, 1, w, F)
-            else:
-                weights = ops.transpose(weights, (1, 0, 2))
-                total += ops.transpose(read_out(band[:, :, q:-q], weights, s)[:, 0], (1, 0, 2))
-        sums = [
-            read_out(features, self.readout[region[row], region[column]])
-            for (row, column), features in corners.items()
-        ]
-        return total + ops.reshape(sum(sums), (self.h, self.w, -1))
+    def read_regions(self, centre: Any, bands: dict) -> Any:
+        """The linear models' sums over the centre and the bands of each patch: (h, w, F)."""
+        q, s = self.shared, self.s
 
-    def fully_convolutional(self, image: Any) -> Any:
-        """S without padding: all patches share everything."""
-        maps = image[None]
+        def read_bands(pair: list, turn: tuple) -> Any:  # (patches along the edge, patches across it, F)
+            kernels = {band: ops.transpose(self.readout[self.part(band)], turn) for band in pair}
+            return ops.squeeze(sum(read_out(bands[b][:, :, q:-q], kernels[b], s) for b in pair), 1)
+
+        middle = ops.squeeze(read_out(centre[:, q:-q, q:-q], self.readout[self.part(CENTRE)], s), 0)
+        upright, lying = read_bands(BANDS[:2], (0, 1, 2)), read_bands(BANDS[2:], (1, 0, 2))
+        return middle + upright + ops.transpose(lying, (1, 0, 2))
+
+    def part(self, region: tuple) -> tuple[slice, slice]:
+        """Rows and columns of the patch that make up a region."""
+        p, q = self.p, self.shared
+        slices = {"start": slice(q), None: slice(q, p - q), "end": slice(p - q, p)}
+        return slices[region[0]], slices[region[1]]
+
+    def fully_convolutional(self, images: Any) -> Any:
+        """S without padding, where all patches share everything: (B, Y, X, C) to (B, h, w, F)."""
         for kernel, bias in zip(self.kernels, self.biases, strict=True):
-            maps = convolve(maps, kernel, bias, (0, 0), (0, 0))
-        return read_out(maps, self.readout, self.s)[0] + self.bias
+            images = convolve(images, kernel, bias, (0, 0), (0, 0))
+        return read_out(images, self.readout, self.s) + self.bias
 
-    def gather(self, segments: list, index: Any, side: int) -> Any:
-        """Fetch a window of every patch: (h * w, side, side, c) from features in any shape (..., c)."""
+    def window(self, segments: list, key: Any) -> Any:
+        """Fetch one window of every patch, (h * w, side, side, c), from segments of shape (..., c)."""
+        index, side = self.index[key]
         channels = segments[-1].shape[-1]
-        tables = [ops.reshape(segment, (-1, channels)) for segment in segments if segment is not None]
-        window = ops.take(ops.concatenate(tables, axis=0), index, axis=0)  # (h, w, side * side, c)
-        return ops.reshape(window, (-1, side, side, channels))
+        table = [ops.reshape(part, (-1, channels)) for part in segments if part is not None]
+        return ops.reshape(take(ops.concatenate(table, axis=0), index), (-1, side, side, channels))
 
-    def gather_indices(self) -> dict:
-        """Where the features of each window lie, for every patch: {(k, corner) or "patch": (h, w, n)}."""
-        p, h, w, Y, X = self.p, self.h, self.w, self.Y, self.X
-        sides = {}
+    def centre_rows(self, n: Any) -> dict:
+        """The two rows of the centre that each band of n patches needs to grow: {(k, edge): (n, 2)}."""
+        first = {}  # counted in the patch
         for k in range(1, self.shared + 1):
+            first |= {(k, "start"): k - 1, (k, "end"): self.p - k - 1}
+        offsets = np.array([[row, row + 1] for row in first.values()], "int32").reshape(-1)
+        return split_up((ops.arange(n) * self.s)[:, None] + offsets, dict.fromkeys(first, 2))
+
+    def window_index(self) -> dict:
+        """Where in the table each window lies: {(k, row edge, column edge) or "patch": ((h, w, n), side)}."""
+        p, h, w = self.p, self.h, self.w
+        Y, X = (h - 1) * self.s + p, (w - 1) * self.s + p
+        places, sides = {}, {}
+        for k in range(1, self.shared + 1):
+            ends = {"start": range(k + 1), "end": range(p - k - 1, p)}
             for row, column in CORNERS:
-                ends = {"start": range(k + 1), "end": range(p - k - 1, p)}
-                segments = [(row, column), (row, None), (None, column), (None, None)]
-                sides[k, (row, column)] = windows(p, k - 1, self.s, ends[row], ends[column], segments)
+                segments = [(row, column), (row, None), (None, column), CENTRE]
+                places[k, row, column] = windows(p, k - 1, self.s, ends[row], ends[column], segments)
+                sides[k, row, column] = k + 1
         if self.shared < len(self.kernels):
-            segments = [*CORNERS, *BANDS, (None, None)]
-            sides["patch"] = windows(p, self.shared, self.s, range(p), range(p), segments)
-        if not sides:
-            return {}
+            segments = [*CORNERS, *BANDS, CENTRE]
+            places["patch"] = windows(p, self.shared, self.s, range(p), range(p), segments)
+            sides["patch"] = p
         units = ops.stack([ops.cast(u, "int32") for u in (1, w, X, Y, h * w, h * X, w * Y)])
-        table = np.concatenate(list(sides.values()))  # (n, 3, 7)
-        base, down, across = ops.unstack(ops.sum(table * units, axis=-1), axis=-1)  # (n,) each
-        t, l = ops.arange(h)[:, None, None], ops.arange(w)[None, :, None]
-        index = base + t * down + l * across  # (h, w, n)
-        cuts = np.cumsum([len(v) for v in sides.values()])[:-1].tolist()
-        parts = ops.split(index, cuts, axis=-1) if cuts else [index]
-        return dict(zip(sides, parts, strict=True))
+        factors = np.concatenate(list(places.values()))  # (n, 3, 7)
+        base, down, across = ops.unstack(ops.sum(factors * units, axis=-1), axis=-1)  # (n,) each
+        index = base + ops.arange(h)[:, None, None] * down + ops.arange(w)[None, :, None] * across
+        index = split_up(index, {key: len(place) for key, place in places.items()})
+        return {key: (index[key], sides[key]) for key in places}
 
 
-CORNERS = [("start", "start"), ("start", "end"), ("end", "start"), ("end", "end")]  # of rows, of columns
+def split_up(x: Any, sizes: dict) -> dict:
+    """Cut the last axis of `x` into parts of the given sizes, under the same keys."""
+    if len(sizes) == 1:
+        return dict.fromkeys(sizes, x)
+    cuts = np.cumsum(list(sizes.values()))[:-1].tolist()
+    return dict(zip(sizes, ops.split(x, cuts, axis=-1), strict=True)) if sizes else {}
+
+
+def grow_band(edge: str, centre: Any, rows: Any, band: Any, kernel: Any, bias: Any) -> Any:
+    """The next layer's k rows along one edge, (n, k, X, F).
+
+    Columns within k of the tile's frame are wrong; no patch reads its bands there.
+
+    Args:
+        edge: "start" or "end".
+        centre: (Y, X, c).
+        rows: (n, 2), the centre's two rows next to each band.
+        band: (n, k - 1, X, c), or None for k = 1.
+        kernel, bias: of the convolution.
+    """
+    window = take(centre, rows)  # (n, 2, X, c)
+    if band is not None:
+        window = ops.concatenate([band, window] if edge == "start" else [window, band], axis=1)
+    return convolve(window, kernel, bias, PADS[edge], (1, 1))
+
+
+# (row edge, column edge), None for far from both.
+CORNERS = [("start", "start"), ("start", "end"), ("end", "start"), ("end", "end")]
 BANDS = [("start", None), ("end", None), (None, "start"), (None, "end")]
+CENTRE = (None, None)
+# The zeros of the patch itself, before and after, where a window touches its edge.
 PADS = {"start": (1, 0), "end": (0, 1)}
 
 
 def windows(p: int, q: int, s: int, rows: range, columns: range, segments: list) -> np.ndarray:
-    """Where the features of a window of a patch lie in a table of the features after q layers.
+    """Where the features of a window of a patch lie in a table of features after q layers.
 
     The table holds the segments one after the other: corners (h, w, q, q), bands of rows (h, q, X),
     bands of columns (w, q, Y), the centre (Y, X). Feature (u, v) of patch (t, l) is in its row
-    base + t * down + l * across, where each of the three is linear in the sizes of the tile.
+    base + t * down + l * across, and each of the three is linear in the sizes of the tile.
 
     Args:
         p, q, s: patch size, layers done, stride.
         rows, columns: of the window, counted in the patch.
-        segments: (row edge, column edge) of each segment of the table, each "start", "end" or None.
+        segments: (row edge, column edge) of each segment of the table, in order, the centre last.
 
     Returns:
         (rows * columns, 3, 7): base, down and across, each as factors of the units
         (1, w, X, Y, h * w, h * X, w * Y).
     """
     one, w, X, Y, hw, hX, wY = np.eye(7, dtype="int32")
-    sizes = [q * q * hw if r and c else q * hX if r else q * wY for r, c in segments]
+    sizes = [q * q * hw if row and column else q * hX if row else q * wY for row, column in segments]
     starts = dict(zip(segments, np.cumsum([0 * one, *sizes[:-1]], axis=0), strict=True))
 
     def place(u: int, v: int) -> list:
-        row, d = edge(u, p, q)
-        column, e = edge(v, p, q)
-        base = starts[row, column]
+        (row, d), (column, e) = near_edge(u, p, q), near_edge(v, p, q)
+        start = starts[row, column]
         if row and column:
-            return [base + (d * q + e) * one, q * q * w, q * q * one]
+            return [start + (d * q + e) * one, q * q * w, q * q * one]
         if row:
-            return [base + d * X + v * one, q * X, s * one]
+            return [start + d * X + v * one, q * X, s * one]
         if column:
-            return [base + e * Y + u * one, s * one, q * Y]
-        return [base + u * X + v * one, s * X, s * one]
+            return [start + e * Y + u * one, s * one, q * Y]
+        return [start + u * X + v * one, s * X, s * one]
 
     return np.array([place(u, v) for u in rows for v in columns], "int32")
 
 
-def edge(u: int, p: int, q: int) -> tuple[str | None, int]:
-    """Which edge of the patch row u feels after q layers, and its number among the q rows that do."""
+def near_edge(u: int, p: int, q: int) -> tuple[str | None, int]:
+    """Which edge of the patch row u knows of after q layers, and its number among the q rows that do."""
     if u < q:
         return "start", u
     return ("end", u - (p - q)) if u >= p - q else (None, u)

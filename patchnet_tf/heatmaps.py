@@ -5,13 +5,14 @@ it, zeros outside the image (section 3 of the paper): 1, white, speaks for class
 class 0; 0.5 is undecided. Values are never rescaled, so maps of different images compare.
 """
 
+import functools
 from typing import Any
 
 import keras
 from keras import ops
 
-from .dense import DenseMap, SubnetMap
-from .layers import PACKAGE, ExtractPatches, PatchDistributed, check_positive
+from .dense import MEMORY, DenseMap, SubnetMap, one_by_one
+from .layers import PACKAGE, CoverPad, ExtractPatches, PatchDistributed, check_positive
 
 KINDS = ("centered", "averaged", "filters")
 METHODS = ("exact", "patchwise")
@@ -22,7 +23,12 @@ CHUNK_BYTES = 10 * 2**20
 
 
 def heatmap_model(
-    model: keras.Model, *, kind: str = "centered", method: str = "exact", stride: int = 1
+    model: keras.Model,
+    *,
+    kind: str = "centered",
+    method: str = "exact",
+    stride: int = 1,
+    memory: int = MEMORY,
 ) -> keras.Model:
     """Turn a PatchNet into the model that draws its heatmap. The weights are shared, not copied.
 
@@ -34,6 +40,8 @@ def heatmap_model(
         method: "exact", all work that patches share done once; or "patchwise", S run on each patch by
             itself, the plain definition: the same numbers within rounding, many times slower.
         stride: draw every `stride`-th pixel, from the first on, for a preview.
+        memory: for the features of "exact", in MiB. Images that need more are walked in tiles; smaller
+            ones take what they need.
 
     Returns:
         A functional Keras model, (B, H, W, C) in 0..255, H and W free, to
@@ -60,12 +68,18 @@ def heatmap_model(
         x = layer(x)
     x = keras.layers.ZeroPadding2D((((p - 1) // 2, p // 2),) * 2, name="black_frame")(x)
     x = standardize(x)
-    every_patch = {"exact": DenseMap, "patchwise": PatchwiseMap}[method]
+    options = {
+        "dtype": subnet.get_layer("conv1").dtype_policy
+    }  # also where the model was saved under another
+    if method == "exact":
+        every_patch = functools.partial(DenseMap, subnet, memory=memory, **options)
+    else:
+        every_patch = functools.partial(PatchwiseMap, subnet, **options)
     if kind == "averaged":
-        x = every_patch(subnet, name="decisions")(x)
+        x = every_patch(name="decisions")(x)
         x = CoverMean(p, stride, name="heatmap")(x)
     else:
-        x = every_patch(subnet, filters=kind == "filters", stride=stride, name="heatmap")(x)
+        x = every_patch(filters=kind == "filters", stride=stride, name="heatmap")(x)
     return keras.Model(image, x, name=f"{model.name}_heatmap")
 
 
@@ -79,9 +93,9 @@ def anatomy(model: keras.Model) -> tuple[list[keras.layers.Layer], keras.layers.
         ValueError: the model is not a PatchNet.
     """
     layers = getattr(model, "layers", [])[1:]
-    cut = [i for i, layer in enumerate(layers) if isinstance(layer, ExtractPatches)]
+    cut = [i for i, layer in enumerate(layers) if isinstance(layer, ExtractPatches | CoverPad)]
     match layers[cut[0] :] if cut else []:
-        case [ExtractPatches(), standardize, PatchDistributed(layer=subnet), _]:
+        case [_, standardize, PatchDistributed(layer=subnet) | DenseMap(layer=subnet), *_]:
             return layers[: cut[0]], standardize, subnet
     raise ValueError(
         "Only a model made by `PatchNet` has a heatmap of decisions. "
@@ -109,8 +123,10 @@ class PatchwiseMap(SubnetMap):
         pixels = ops.reshape(images, (-1, images.shape[3]))
         within = ops.arange(p)[:, None] * width + ops.arange(p)[None, :]  # (p, p)
 
-        def decide_chunk(first: Any) -> Any:
-            n = ops.minimum(first + ops.arange(chunk), count - 1)  # the last chunk repeats the last patch
+        def decide_chunk(number: Any) -> Any:
+            n = ops.minimum(
+                number * chunk + ops.arange(chunk), count - 1
+            )  # the last chunk repeats the last patch
             top, left = n // columns % rows * stride, n % columns * stride
             corner = (n // (rows * columns) * height + top) * width + left
             x = ops.take(pixels, corner[:, None, None] + within, axis=0)  # (chunk, p, p, C)
@@ -118,9 +134,11 @@ class PatchwiseMap(SubnetMap):
                 x = layer(x)
             return self.finish(x)
 
-        decided = ops.map(decide_chunk, ops.arange(0, count, chunk))  # (chunks, chunk, ...)
-        decided = ops.reshape(decided, (-1, *decided.shape[2:]))[:count]
-        return ops.reshape(decided, (-1, rows, columns, *decided.shape[1:]))
+        last = (self.features,) if self.filters else ()
+        chunks = (count + chunk - 1) // chunk
+        decided = one_by_one(decide_chunk, chunks, (chunk, *last), self.result_dtype)  # (chunks, chunk, ...)
+        decided = ops.reshape(decided, (-1, *last))[:count]
+        return ops.reshape(decided, (-1, rows, columns, *last))
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

@@ -143,6 +143,12 @@ def crop_center(images: Any, crop: tuple[int, int] | None) -> Any:
     return ops.reshape(region, (-1, *crop, images.shape[3]))
 
 
+def pad_to_cover(images: Any, patch_size: int, stride: int) -> Any:
+    """Zero-pad (B, H, W, C) images as `cover` says."""
+    pads = [cover(size, patch_size, stride)[1:] for size in ops.shape(images)[1:3]]
+    return ops.pad(images, [(0, 0), *pads, (0, 0)])
+
+
 def gather_patches(images: Any, patch_size: int, stride: int) -> Any:
     """What `tf.image.extract_patches` returns, bit by bit, as two gathers: rows, then columns.
 
@@ -156,10 +162,8 @@ def gather_patches(images: Any, patch_size: int, stride: int) -> Any:
     Returns:
         (B, rows, columns, p * p * C), the dtype of the images.
     """
-    height, width = ops.shape(images)[1:3]
-    rows, top, bottom = cover(height, patch_size, stride)
-    columns, left, right = cover(width, patch_size, stride)
-    images = ops.pad(images, [[0, 0], [top, bottom], [left, right], [0, 0]])
+    rows, columns = (cover(size, patch_size, stride)[0] for size in ops.shape(images)[1:3])
+    images = pad_to_cover(images, patch_size, stride)
 
     def windows(count: Any) -> Any:  # (count, p): the pixels of each window
         return ops.arange(count)[:, None] * stride + ops.arange(patch_size)[None, :]
@@ -168,6 +172,59 @@ def gather_patches(images: Any, patch_size: int, stride: int) -> Any:
     patches = ops.take(patches, windows(columns), axis=3)  # (B, rows, p, columns, p, C)
     patches = ops.transpose(patches, (0, 1, 3, 2, 4, 5))  # (B, rows, columns, p, p, C)
     return ops.reshape(patches, (-1, rows, columns, patch_size**2 * images.shape[3]))
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class CoverPad(keras.layers.Layer):
+    """The zeros of `ExtractPatches` alone: patches cut from the result without padding are the same.
+
+    Args:
+        patch_size, stride, crop: see `ExtractPatches`.
+
+    Call arguments:
+        images: (B, H, W, C), any float dtype; H and W may be unknown until run time.
+
+    Returns:
+        (B, H', W', C), cropped and zero-padded.
+
+    Raises:
+        ValueError: see `ExtractPatches`.
+
+    Example:
+        >>> CoverPad(17, stride=4)(keras.ops.zeros((1, 128, 128, 3))).shape
+        TensorShape([1, 141, 141, 3])
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        stride: int | None = None,
+        crop: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.patches = ExtractPatches(patch_size, stride, crop)
+
+    def build(self, input_shape: tuple) -> None:
+        """Check the shape of the images; there are no weights."""
+        self.patches.build(input_shape)
+
+    def call(self, images: Any) -> Any:
+        """Crop and pad (B, H, W, C)."""
+        images = crop_center(images, self.patches.crop)
+        return pad_to_cover(images, self.patches.patch_size, self.patches.stride)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """(B, H, W, C) to (B, H', W', C)."""
+        p, stride = self.patches.patch_size, self.patches.stride
+        sizes = self.patches.crop or input_shape[1:3]
+        padded = [None if size is None else size + sum(cover(size, p, stride)[1:]) for size in sizes]
+        return (input_shape[0], *padded, input_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        own = {key: self.patches.get_config()[key] for key in ("patch_size", "stride", "crop")}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

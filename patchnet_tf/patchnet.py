@@ -8,7 +8,16 @@ from pathlib import Path
 
 import keras
 
-from .layers import Decision, ExtractPatches, FilterReadout, PatchDistributed, check_crop, check_positive
+from .dense import DenseMap
+from .layers import (
+    CoverPad,
+    Decision,
+    ExtractPatches,
+    FilterReadout,
+    PatchDistributed,
+    check_crop,
+    check_positive,
+)
 
 
 def PatchSubnet(
@@ -92,7 +101,8 @@ def PatchNet(
     Args:
         input_shape: (H, W, C); H and W may be None.
         patch_size: p of S, in pixels.
-        stride: distance of neighbouring patches in pixels; None means `patch_size`.
+        stride: distance of neighbouring patches in pixels; None means `patch_size`. With
+            padding="valid" a stride below `patch_size` costs little: all patches share their work.
         crop: (height, width) of the central region to take patches from, as the paper does for
             zero-padded nuclei; the heatmap still covers the whole image. None means all of it.
         filters: maps of each of S's convolutions.
@@ -124,9 +134,16 @@ def PatchNet(
     x = keras.layers.Rescaling(1 / 255, name="zero_to_one")(x)
     for layer in preprocessing:
         x = layer(x)
-    x = ExtractPatches(patch_size, stride, crop, name="patches")(x)  # (B, P, p, p, C)
-    x = standardize(mean, std, channels)(x)
-    x = PatchDistributed(subnet, name="decisions")(x)  # (B, P, 1)
+    if padding == "valid" and stride is not None and stride < patch_size:
+        # Overlapping patches of an S without padding share all their work: one convolution stack.
+        x = CoverPad(patch_size, stride, crop, name="black_frame")(x)
+        x = standardize(mean, std, channels)(x)
+        x = DenseMap(subnet, stride=stride, name="decisions")(x)  # (B, rows, columns)
+        x = keras.layers.Reshape((-1, 1), name="patches")(x)  # (B, P, 1)
+    else:
+        x = ExtractPatches(patch_size, stride, crop, name="patches")(x)  # (B, P, p, p, C)
+        x = standardize(mean, std, channels)(x)
+        x = PatchDistributed(subnet, name="decisions")(x)  # (B, P, 1)
     # float32 also under a mixed-precision policy: an average must not lose what Q has kept.
     x = keras.layers.GlobalAveragePooling1D(dtype="float32", name="probability")(x)  # (B, 1)
     return keras.Model(image, x, name=name)
