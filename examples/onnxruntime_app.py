@@ -1,0 +1,38 @@
+"""Read a picture with an exported PatchNet and draw what it decides where: red for class 1, blue for class 0.
+
+    pip install numpy opencv-python-headless onnxruntime
+    python onnxruntime_app.py model.onnx picture.png overlay.png
+
+This is all that an application needs: neither TensorFlow nor the package that made the file.
+"""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import onnxruntime
+
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
+model_path, picture_path, overlay_path = sys.argv[1:]
+
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 3  # errors
+session = onnxruntime.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
+class_names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+channels = session.get_inputs()[0].shape[3]
+
+picture = cv2.imread(picture_path, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB)
+if picture is None:
+    sys.exit(f"{picture_path}: not a picture")
+image = picture.reshape(1, *picture.shape[:2], channels)  # uint8 (batch, height, width, channels), 0 to 255
+probability, heatmap = session.run(["probability", "heatmap"], {"image": image})
+print(f"{class_names[int(probability[0] > 0.5)]}: probability of {class_names[1]} is {probability[0]:.4f}")
+
+certainty = heatmap[0, ..., None] - 0.5  # (height, width, 1), -0.5 for class 0 to 0.5 for class 1
+colour = np.where(certainty > 0, (32, 0, 202), (176, 113, 5))  # blue, green, red, as OpenCV wants them
+grey = image[0].mean(axis=-1, keepdims=True)
+overlay = grey + 1.3 * np.abs(certainty) * (colour - grey)
+if not cv2.imwrite(overlay_path, overlay.round().astype("uint8")):
+    sys.exit(f"{overlay_path}: cannot be written")
