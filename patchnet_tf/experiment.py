@@ -30,7 +30,7 @@ from .callbacks import Convergence, HeatmapSnapshots
 from .config import Config, FolderData, InputError, load_config
 from .data import Batches, Dataset, check_images, load_dataset
 from .data.folder import read_image
-from .heatmaps import heatmap_model
+from .heatmaps import draw, heatmap_model
 from .patchnet import PatchNet, load_model
 
 STRIP = 6  # rows of the picture that `evaluate` draws
@@ -351,9 +351,9 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> dict[str, An
     }
     if masked := data.masked:
         maps = []
-        draw = heatmap_model(model)
+        model_of_maps = heatmap_model(model)
         for k, image in enumerate(masked.images):
-            maps.append(draw.predict(image[None], verbose=0)[0])
+            maps.append(model_of_maps.predict(image[None], verbose=0)[0])
             progress("heatmaps", k + 1, len(masked.images))
         measures = metrics.localization(maps, masked.masks)
         measured["localization"] = {"masks": masked.name} | {
@@ -424,12 +424,17 @@ def explain(
 
     out = Path(folder) / "heatmaps" if out is None else Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    draw = heatmap_model(model)
+    maps = heatmap_model(model)
     names = config.data.classes
     explained: list[Explanation] = []
     for path, image in zip(map(Path, paths), images, strict=True):
-        progress("heatmaps", len(explained), len(images), path.name)
-        heatmap = draw.predict(image[None], verbose=0)[0].astype("float32")  # (H, W)
+        done = len(explained)
+        progress("heatmaps", done, len(images), path.name)
+
+        def show(share: float, done: int = done, name: str = path.name) -> None:
+            progress("heatmaps", done + share, len(images), name)
+
+        heatmap = draw(maps, image, show).astype("float32")  # (H, W)
         probability = float(model.predict(image[None], verbose=0)[0, 0])
         stem = free_stem(path.stem, {e.stem for e in explained})
         with replacing(out / f"{stem}_heatmap.npy") as part, part.open("wb") as file:

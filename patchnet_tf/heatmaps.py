@@ -6,9 +6,11 @@ class 0; 0.5 is undecided. Values are never rescaled, so maps of different image
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from .dense import MEMORY, DenseMap, SubnetMap, one_by_one
@@ -20,6 +22,8 @@ METHODS = ("exact", "patchwise")
 # Bytes of one feature map of a chunk of patches: large enough to keep every core in its matrix
 # kernels, small enough to stay near the caches.
 CHUNK_BYTES = 10 * 2**20
+
+STRIP_ROWS = 128
 
 
 def heatmap_model(
@@ -81,6 +85,36 @@ def heatmap_model(
     else:
         x = every_patch(filters=kind == "filters", stride=stride, name="heatmap")(x)
     return keras.Model(image, x, name=f"{model.name}_heatmap")
+
+
+def draw(
+    maps: keras.Model, image: np.ndarray, progress: Callable[[float], None] = lambda share: None
+) -> np.ndarray:
+    """Draw one image's heatmap strip by strip, and tell how far it is: large images take minutes.
+
+    Args:
+        maps: what `heatmap_model` returned for kind "centered" or "filters" at stride 1.
+        image: (H, W, C) in 0..255.
+        progress: called after each strip with the share done, in (0, 1].
+
+    Returns:
+        What `maps.predict` returns for this image, (H, W) or (H, W, F).
+
+    Example:
+        >>> heatmap = draw(heatmap_model(model), image, progress=print)
+    """
+    every_patch = maps.layers[-1]
+    frame = keras.Model(maps.input, every_patch.input)
+    padded = keras.Input((None, None, image.shape[-1]))
+    strip_model = keras.Model(padded, every_patch(padded))
+    pixels = frame.predict(image[None], verbose=0)  # (1, H + p - 1, W + p - 1, C)
+    height, border = image.shape[0], every_patch.patch_size - 1
+    strips = []
+    for top in range(0, height, STRIP_ROWS):
+        bottom = min(top + STRIP_ROWS, height)
+        strips.append(strip_model.predict(pixels[:, top : bottom + border], verbose=0)[0])
+        progress(bottom / height)
+    return np.concatenate(strips)
 
 
 def anatomy(model: keras.Model) -> tuple[list[keras.layers.Layer], keras.layers.Layer, keras.Model]:

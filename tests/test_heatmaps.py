@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import patchnet_tf as pn
-from patchnet_tf.heatmaps import METHODS
+from patchnet_tf.heatmaps import METHODS, draw
 
 from . import reference
 from .conftest import shake
@@ -53,6 +53,17 @@ def test_heatmap_model_saves_and_shares_weights(method, tmp_path, rng):
     maps.save(tmp_path / "maps.keras")
     loaded = pn.load_model(tmp_path / "maps.keras")
     np.testing.assert_array_equal(loaded.predict(image, verbose=0), expected)
+
+
+@pytest.mark.parametrize("kind", ["centered", "filters"])
+def test_strips_do_not_show(kind, monkeypatch, rng):
+    monkeypatch.setattr("patchnet_tf.heatmaps.STRIP_ROWS", 5)
+    maps = pn.heatmap_model(shake(pn.PatchNet((None, None, 2), 6, **SMALL), rng), kind=kind)
+    image = rng.integers(0, 256, (13, 9, 2), "uint8")
+    shares = []
+    heatmap = draw(maps, image, shares.append)
+    np.testing.assert_allclose(heatmap, maps.predict(image[None], verbose=0)[0], atol=1e-6)
+    assert shares == [5 / 13, 10 / 13, 1]
 
 
 def test_bad_arguments():
