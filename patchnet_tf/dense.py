@@ -273,18 +273,19 @@ class Tile:
         """(1, Y, X, C) standardized pixels to (h, w, F), before the tanh."""
         if not self.padded:
             return ops.squeeze(self.fully_convolutional(image), 0)
-        layers = [(image, dict.fromkeys(BANDS))]  # centre and bands after 0, 1, 2, .. convolutions
+        centre, bands = image, dict.fromkeys(BANDS)
+        tables = [flat({**bands, CENTRE: centre})]  # after 0, 1, 2, .. convolutions
         for k in range(1, self.shared + 1):
-            layers.append(self.grow(k, *layers[-1]))
-        centre, bands = layers[-1]
+            centre, bands = self.grow(k, centre, bands)
+            tables.append(flat({**bands, CENTRE: centre}))
         if self.shared < len(self.kernels):
-            corners = [self.corner(layers, *corner) for corner in CORNERS]
-            return self.finish_patches([*corners, *bands.values(), centre])
+            corners = flat({corner: self.corner(tables, *corner) for corner in CORNERS})
+            return self.finish_patches([*corners.values(), *tables[-1].values()])
         # One corner after another: the four at once would hold twice the memory.
         total = self.read_regions(centre, bands)
         for corner in CORNERS:
             with after(total):
-                features = self.corner(layers, *corner)
+                features = self.corner(tables, *corner)
             read = read_out(features, self.readout[self.part(corner)])  # (h * w, 1, 1, F)
             total += ops.reshape(read, (self.h, self.w, -1))
         return total + self.bias
@@ -304,12 +305,12 @@ class Tile:
         }
         return convolve(centre, kernel, bias, (1, 1), (1, 1)), bands
 
-    def corner(self, layers: list, row: str, column: str) -> Any:
+    def corner(self, tables: list, row: str, column: str) -> Any:
         """The features next to two edges after all shared convolutions: (h * w, k, k, F)."""
         features = None
         for k in range(1, self.shared + 1):
-            centre, bands = layers[k - 1]
-            window = self.window([features, bands[row, None], bands[None, column], centre], (k, row, column))
+            below = {**flat({(row, column): features}), **tables[k - 1]}
+            window = self.window([below[key] for key in neighbours(row, column)], (k, row, column))
             features = convolve(window, self.kernels[k - 1], self.biases[k - 1], PADS[row], PADS[column])
         return features
 
@@ -345,11 +346,10 @@ class Tile:
         return read_out(images, self.readout, self.s) + self.bias
 
     def window(self, segments: list, key: Any) -> Any:
-        """Fetch one window of every patch, (h * w, side, side, c), from segments of shape (..., c)."""
+        """Fetch one window of every patch, (h * w, side, side, c), from segments of shape (n, c)."""
         index, side = self.index[key]
-        channels = segments[-1].shape[-1]
-        table = [ops.reshape(part, (-1, channels)) for part in segments if part is not None]
-        return ops.reshape(take(ops.concatenate(table, axis=0), index), (-1, side, side, channels))
+        table = ops.concatenate([segment for segment in segments if segment is not None], axis=0)
+        return ops.reshape(take(table, index), (-1, side, side, table.shape[-1]))
 
     def centre_rows(self, n: Any) -> dict:
         """The two rows of the centre that each band of n patches needs to grow: {(k, edge): (n, 2)}."""
@@ -367,7 +367,7 @@ class Tile:
         for k in range(1, self.shared + 1):
             ends = {"start": range(k + 1), "end": range(p - k - 1, p)}
             for row, column in CORNERS:
-                segments = [(row, column), (row, None), (None, column), CENTRE]
+                segments = neighbours(row, column)
                 places[k, row, column] = windows(p, k - 1, self.s, ends[row], ends[column], segments)
                 sides[k, row, column] = k + 1
         if self.shared < len(self.kernels):
@@ -414,6 +414,19 @@ BANDS = [("start", None), ("end", None), (None, "start"), (None, "end")]
 CENTRE = (None, None)
 # The zeros of the patch itself, before and after, where a window touches its edge.
 PADS = {"start": (1, 0), "end": (0, 1)}
+
+
+def neighbours(row: str, column: str) -> list[tuple]:
+    """The regions that a corner grows into, itself first and the centre last."""
+    return [(row, column), (row, None), (None, column), CENTRE]
+
+
+def flat(regions: dict) -> dict:
+    """Features of regions (..., c) as rows of a table, (n, c); None stays."""
+    return {
+        key: features if features is None else ops.reshape(features, (-1, features.shape[-1]))
+        for key, features in regions.items()
+    }
 
 
 def windows(p: int, q: int, s: int, rows: range, columns: range, segments: list) -> np.ndarray:
