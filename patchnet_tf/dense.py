@@ -142,8 +142,9 @@ class DenseMap(SubnetMap):
             return self.finish(decide.fully_convolutional(images))
 
         def decide_tile(n: Any) -> Any:
-            image, i, j = n // (down * across), n // across % down, n % across
-            start = [image, i * h * s, j * w * s, 0]
+            row = n // across  # of tiles, of all images
+            image, j = row // down, n - row * across
+            start = [image, (row - image * down) * h * s, j * w * s, 0]
             pixels = ops.slice(images, start, [1, Y, X, images.shape[3]])
             return self.finish(decide(pixels))  # (h, w, ...)
 
