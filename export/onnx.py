@@ -21,7 +21,7 @@ from ..serving import manifest
 from . import files
 from .graph import embed_constants, make_optional, replace
 from .metadata import DESCRIPTION, DOCS, describe, package_version
-from .signature import signature, smallest_image
+from .signature import half_precision, signature, smallest_image
 from .verification import TOLERANCE, Verification, compare, run_onnx, trials
 
 OPSET = 18
@@ -53,7 +53,8 @@ def to_onnx(
     Args:
         model: what `PatchNet` or `load_model` returned.
         path: the file to write; its name ends with .onnx.
-        precision: "float32"; or "float16": half-precision numbers inside, float32 outputs.
+        precision: "float32"; or "float16": S computes in half precision, in a file of half the size. For
+            graphics processors; most others have no such arithmetic, and are slower with it.
         size: (height, width) of all images, for runtimes that want fixed shapes; None means any.
         batch: number of images in every batch, likewise.
         class_names: of class 0 and class 1.
@@ -143,16 +144,14 @@ class GatheredPatches(ExtractPatches):
 
 def convert(model: keras.Model, precision: str, shape: tuple, described: dict[str, str]) -> onnx.ModelProto:
     """Return the checked ONNX model."""
+    if precision == "float16":
+        model = half_precision(model)
     outputs = signature(model, GatheredPatches).python_function
     spec = tf.TensorSpec(shape, tf.uint8, name="image")
     function = tf.function(outputs, autograph=False)
     converted, _ = tf2onnx.convert.from_function(function, input_signature=[spec], opset=OPSET)
     make_optional(converted.graph, "heatmap", "heatmap_wanted")
     embed_constants(converted)
-    if precision == "float16":
-        from .float16 import halve
-
-        converted = halve(converted)
     label(converted, shape, described)
     onnx.checker.check_model(converted, full_check=True)
     return converted

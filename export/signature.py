@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from ..heatmaps import anatomy, heatmap_model
-from ..layers import ExtractPatches
+from ..layers import Decision, ExtractPatches, PatchDistributed
 
 Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
@@ -45,6 +45,24 @@ def free_size(model: keras.Model, patches: type[ExtractPatches]) -> keras.Model:
     for layer in model.layers[1:]:
         x = (patches.from_config(layer.get_config()) if isinstance(layer, ExtractPatches) else layer)(x)
     return keras.Model(image, x, name=model.name)
+
+
+def half_precision(model: keras.Model) -> keras.Model:
+    """Return a copy of a PatchNet whose S computes in float16, except the sigmoid; the rest is float32."""
+    _, _, subnet = anatomy(model)
+
+    def halved(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
+        if not isinstance(layer, Decision):
+            config["dtype"] = "mixed_float16"
+        return type(layer).from_config(config)
+
+    half = keras.models.clone_model(subnet, clone_function=halved)
+    half.set_weights(subnet.get_weights())
+    x = model.inputs[0]
+    for layer in model.layers[1:]:
+        x = (PatchDistributed(half, name=layer.name) if isinstance(layer, PatchDistributed) else layer)(x)
+    return keras.Model(model.inputs[0], x, name=model.name)
 
 
 def smallest_image(model: keras.Model) -> tuple[int, int]:

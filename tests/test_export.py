@@ -15,6 +15,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from skimage import data as photographs
 from tensorflow_serving.apis import prediction_log_pb2
 
 import patchnet_tf as pn
@@ -210,6 +211,26 @@ def test_fixed_shape_beside_another_export(plain, tmp_path, rng):
     assert verify(model, folder / "any.onnx", images=images).heatmap < 1e-5
     with pytest.raises(InputError, match="exported size"):
         verify(model, folder / "fixed.onnx", images=images[:, :8])
+
+
+def test_float16_on_photographs(plain, tmp_path):
+    model, _ = plain
+    grey = [photograph()[:40, :48, None] for photograph in (photographs.brick, photographs.gravel)]
+    images = np.repeat(grey, 3, axis=-1)
+    half = tmp_path / "half.onnx"
+    proved = to_onnx(model, half, precision="float16", images=images)
+    assert 1e-6 < proved.heatmap < 5e-3
+    assert verify(model, half).tolerance == 5e-3
+    q, maps = session(half).run(["probability", "heatmap"], {"image": images})
+    assert q.dtype == maps.dtype == np.float32
+    np.testing.assert_allclose(maps, pn.heatmap_model(model).predict(images, verbose=0), atol=5e-3)
+    np.testing.assert_allclose(q, model.predict(images, verbose=0)[:, 0], atol=5e-3)
+    loaded = onnx.load(half)
+    for _, graph in everything(loaded.graph):
+        weights = {name for node in graph.node if node.op_type == "Conv" for name in node.input[1:]}
+        used = [tensor for tensor in graph.initializer if tensor.name in weights]
+        assert {tensor.data_type for tensor in used} <= {TensorProto.FLOAT16}
+    assert session(half).get_modelmeta().custom_metadata_map["precision"] == "float16"
 
 
 def test_a_wrong_conversion_is_refused(tmp_path, monkeypatch):
