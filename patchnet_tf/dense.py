@@ -31,7 +31,7 @@ from keras import ops
 
 from .layers import PACKAGE, check_positive
 
-MEMORY = 1536  # MiB
+MEMORY = 1792  # MiB
 
 
 class SubnetMap(keras.layers.Wrapper):
@@ -198,14 +198,16 @@ def tile_side(memory: int, p: int, s: int, subnet: keras.Model) -> int:
     q = min(depth, (p - 1) // 2)
     padded = subnet.get_layer("conv1").padding == "same"
 
-    def size(side: int) -> int:
+    def size(side: int) -> float:
         pixels = side * s + p
         if not padded:
-            return 3 * cell * pixels**2
-        # One corner at a time, its window and its next layer; or whole patches, from all four corners.
-        patch = 2 * q**2 + (q + 1) ** 2 if q == depth else 4 * q**2 + 3 * p**2
-        bands = 4 * q * (q + 1) // 2  # of all layers: the corners come after them
-        return cell * (side**2 * patch + side * pixels * bands + (q + 2) * pixels**2)
+            features = 3 * pixels**2
+        else:
+            # One corner at a time, its window and its next layer; or whole patches, from all four corners.
+            patch = 2 * q**2 + (q + 1) ** 2 if q == depth else 4 * q**2 + 3 * p**2
+            bands = 4 * q * (q + 1) // 2  # of all layers: the corners come after them
+            features = side**2 * patch + side * pixels * bands + (q + 2) * pixels**2
+        return 1.25 * cell * features  # a quarter for what allocators hold beside it
 
     side = 1
     while size(side + 1) <= memory:

@@ -22,7 +22,7 @@ def small_subnet(p, channels=1, **options):
     )
 
 
-def both(subnet, images, stride=1, filters=False, memory=1536):
+def both(subnet, images, stride=1, filters=False, memory=1792):
     options = {"filters": filters, "stride": stride}
     return DenseMap(subnet, memory=memory, **options)(images), PatchwiseMap(subnet, **options)(images)
 
