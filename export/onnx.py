@@ -80,7 +80,7 @@ def to_onnx(
     if path.suffix != ".onnx":
         raise InputError(f"The name of an ONNX file ends with .onnx. Received: path={path}")
     if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists already; overwrite it or choose another name")
+        raise InputError(f"{path}: exists already; --overwrite (overwrite=True) replaces it")
     shape = fixed_shape(model, size, batch)
     described = describe(model, precision, class_names, metadata or {})
     with files.staging(path) as folder:

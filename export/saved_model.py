@@ -13,8 +13,10 @@ from ..config import InputError
 from ..serving import manifest
 from . import files
 from .metadata import describe
-from .signature import signature, smallest_image
+from .signature import Signature, signature, smallest_image
 from .verification import TOLERANCE, Run, Verification, compare, trials
+
+BOTH = ("probability", "heatmap")
 
 
 def to_saved_model(
@@ -82,19 +84,12 @@ def versions(directory: Path) -> list[int]:
 
 def write(model: keras.Model, folder: Path) -> None:
     """Write the SavedModel and its warm-up requests."""
-    outputs, channels = signature(model).python_function, model.input_shape[-1]
+    channels = model.input_shape[-1]
     height, width = smallest_image(model)
-
-    def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        size = tf.shape(image)
-        message = f"This model takes images of at least {height} x {width} pixels (height x width)"
-        with tf.control_dependencies(
-            [
-                tf.debugging.assert_greater_equal(size[1], height, message),
-                tf.debugging.assert_greater_equal(size[2], width, message),
-            ]
-        ):
-            return outputs(tf.identity(image))
+    outputs = {"serving_default": BOTH, "probability": BOTH[:1], "heatmap": BOTH[1:]}
+    answers = {
+        name: checked(signature(model, outputs=names), height, width) for name, names in outputs.items()
+    }
 
     def decode(file: tf.Tensor) -> tf.Tensor:
         # Reads PNG too. The faster method that is the default here is off by a few levels.
@@ -102,18 +97,14 @@ def write(model: keras.Model, folder: Path) -> None:
 
     def answer_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         spec = tf.TensorSpec((None, None, channels), tf.uint8)
-        return answer(tf.map_fn(decode, image_bytes, fn_output_signature=spec))
+        return answers["serving_default"](tf.map_fn(decode, image_bytes, fn_output_signature=spec))
 
     pixels = [tf.TensorSpec((None, None, None, channels), tf.uint8, name="image")]
     encoded = [tf.TensorSpec((None,), tf.string, name="image_bytes")]
+    endpoints = {name: (answer, pixels) for name, answer in answers.items()}
+    endpoints["image_bytes"] = answer_bytes, encoded
     archive = keras.export.ExportArchive()
     archive.track(model)
-    endpoints = {
-        "serving_default": (answer, pixels),
-        "probability": (lambda image: only("probability", answer(image)), pixels),
-        "heatmap": (lambda image: only("heatmap", answer(image)), pixels),
-        "image_bytes": (answer_bytes, encoded),
-    }
     for name, (function, specs) in endpoints.items():
         archive.add_endpoint(name, tf.function(function, input_signature=specs, autograph=False))
     archive.write_out(str(folder), verbose=False)
@@ -128,9 +119,20 @@ def write(model: keras.Model, folder: Path) -> None:
             writer.write(warm_up(folder, name, spec.name, value).SerializeToString())
 
 
-def only(name: str, outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Return one of the outputs."""
-    return {name: outputs[name]}
+def checked(answer: Signature, height: int, width: int) -> Signature:
+    """Let a signature say what is wrong with an image that is too small."""
+    message = f"This model takes images of at least {height} x {width} pixels (height x width)"
+
+    def check_and_answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        shape = tf.shape(image)
+        large_enough = [
+            tf.debugging.assert_greater_equal(shape[1], height, message),
+            tf.debugging.assert_greater_equal(shape[2], width, message),
+        ]
+        with tf.control_dependencies(large_enough):
+            return answer(tf.identity(image))
+
+    return check_and_answer
 
 
 def warm_up(folder: Path, endpoint: str, name: str, value: Any) -> prediction_log_pb2.PredictionLog:
@@ -156,7 +158,7 @@ def run_saved_model(folder: Path) -> tuple[Run, str, tuple, str]:
         raise ValueError(f"{folder}: TensorFlow cannot load it ({reason})") from None
     answer = loaded.signatures.get("serving_default")
     specs = answer.structured_input_signature[1] if answer else {}
-    if specs.keys() != {"image"} or answer.structured_outputs.keys() != {"probability", "heatmap"}:
+    if specs.keys() != {"image"} or answer.structured_outputs.keys() != set(BOTH):
         raise ValueError(f"{folder}: a SavedModel, but not one made by `patchnet export`")
 
     def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """What every exported file computes: raw pixels in, probability and heatmap out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -11,12 +11,17 @@ from ..layers import Decision, ExtractPatches, PatchDistributed
 Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
-def signature(model: keras.Model, patches: type[ExtractPatches] = ExtractPatches) -> Signature:
+def signature(
+    model: keras.Model,
+    patches: type[ExtractPatches] = ExtractPatches,
+    outputs: Sequence[str] = ("probability", "heatmap"),
+) -> Signature:
     """Return the function that is exported, as one graph for every size of image and of batch.
 
     Args:
         model: what `PatchNet` or `load_model` returned. The weights are shared, not copied.
         patches: the class that cuts the patches.
+        outputs: what to compute. TensorFlow computes what is in a graph, asked for or not.
 
     Returns:
         A function of `image`, uint8 (B, H, W, C), that returns "probability", float32 (B,), and "heatmap",
@@ -26,16 +31,17 @@ def signature(model: keras.Model, patches: type[ExtractPatches] = ExtractPatches
         ValueError: the model is not a PatchNet.
     """
     whole, heatmap = free_size(model, patches), heatmap_model(model)
+    compute = {
+        "probability": lambda pixels: whole(pixels, training=False)[:, 0],
+        "heatmap": lambda pixels: heatmap(pixels, training=False),
+    }
 
-    def outputs(image: tf.Tensor) -> dict[str, tf.Tensor]:
+    def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = tf.cast(image, tf.float32)
-        return {
-            "probability": tf.cast(whole(pixels, training=False)[:, 0], tf.float32),
-            "heatmap": tf.cast(heatmap(pixels, training=False), tf.float32),
-        }
+        return {name: tf.cast(compute[name](pixels), tf.float32) for name in outputs}
 
     spec = tf.TensorSpec((None, None, None, model.input_shape[-1]), tf.uint8, name="image")
-    return tf.function(outputs, input_signature=[spec], autograph=False)
+    return tf.function(answer, input_signature=[spec], autograph=False)
 
 
 def free_size(model: keras.Model, patches: type[ExtractPatches]) -> keras.Model:

@@ -16,7 +16,7 @@ from ..serving import Predictor
 from .signature import Signature, signature, smallest_image
 
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
-GIVEN = 4  # of the images that a user gives, so many are compared
+GIVEN = 2  # of the images that a user gives, so many are compared
 
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # images to probability and heatmap
 

@@ -1,11 +1,13 @@
-"""The `patchnet` command: train, evaluate, explain, demo.
+"""The `patchnet` command: train, evaluate, explain, export, verify, demo.
 
 Results go to stdout; progress, warnings and one-line errors to stderr. Exit codes: 0, all went well; 1, it
 failed; 2, what was given cannot be used; 130, interrupted.
 """
 
 import contextlib
+import hashlib
 import importlib.resources
+import logging
 import os
 import re
 import sys
@@ -14,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -125,12 +127,86 @@ def explain(
 
 
 @app.command()
+def export(
+    run: RunFolder,
+    file_format: Annotated[
+        Literal["onnx", "saved_model", "both"],
+        typer.Option("--format", help="onnx: one file, for ONNX Runtime; saved_model: for TF Serving."),
+    ] = "onnx",
+    precision: Annotated[
+        Literal["float32", "float16"],
+        typer.Option(help="float16: half the ONNX file, for graphics processors; elsewhere it is slower."),
+    ] = "float32",
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Fix the size of the ONNX file's images; by default any size does."),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Fix the number of images in a batch of the ONNX file."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="PATH.onnx, or for TF Serving PATH/1, PATH/2, ...; by default RUN/export/<name>.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an ONNX file that is there.")
+    ] = False,
+) -> None:
+    """Make one file for other people's applications: raw pixels in, probability and heatmap out.
+
+    The new file is run in its own runtime and compared with Keras, on held-back images of the run and on
+    generated ones; where a probability or a pixel of a heatmap differs by more than 0.0001 (float16: 0.005),
+    nothing is written and the exit code is 1. Beside it are written verification.json (the differences),
+    MANIFEST.json (sha256) and test vectors (images and answers, to check an application with).
+
+    Example: patchnet export runs/cells --format both --out served/cells
+    """
+    with one_line_errors():
+        options: dict[str, Any] = {"precision": precision, "size": read_size(size), "batch": batch}
+        if file_format == "saved_model" and (precision != "float32" or size or batch or overwrite):
+            raise InputError("--precision, --size, --batch and --overwrite are for the ONNX file")
+        export_and_tell(run, file_format, out, overwrite=overwrite, **options)
+
+
+@app.command()
+def verify(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="ONNX file, or folder of a SavedModel.", show_default=False),
+    ],
+    run: RunFolder,
+) -> None:
+    """Compare an exported file with the run that it was made from, as `patchnet export` does.
+
+    Says whether the file was altered since (sha256), and the largest differences from Keras. The exit code
+    is 2 for a file that is altered, truncated or not ours, and 1 for one that computes something else.
+
+    Example: patchnet verify runs/cells/export/cells.onnx runs/cells
+    """
+    with one_line_errors():
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file")
+        experiment = load_experiment()
+        config, model = experiment.open_run(run)
+        exporter = load_exporter()
+        with Reporter() as progress:
+            progress("verifying", 0, 1)
+            verification = exporter.verify(model, path, images=held_back(config))
+            progress("verifying", 1, 1)
+        tell_differences(verification)
+
+
+@app.command()
 def demo(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run folder; by default runs/demo.", show_default=False)
     ] = None,
 ) -> None:
-    """Train on two real photographs, brick and gravel, and draw heatmaps of collages of both.
+    """Train on two real photographs, brick and gravel, draw heatmaps of collages of both, export to ONNX.
 
     About three minutes on two cores. The photographs come with scikit-image: nothing is downloaded. Training
     crops are from the left halves; validation crops and collages are from the right halves. A demo that was
@@ -145,6 +221,7 @@ def demo(
         folder = out or Path("runs") / settings.name
         train_and_tell(settings, folder, resume=True)
         measure_and_tell(folder)
+        export_and_tell(folder, "onnx", None, overwrite=True)
         print(
             f"The demo took {time.monotonic() - began:.0f} s. Look at {folder / 'heatmaps' / 'collages.png'}"
         )
@@ -197,6 +274,84 @@ def measure_and_tell(folder: Path) -> None:
     show(table)
 
 
+def export_and_tell(
+    folder: Path, file_format: str, out: Path | None, *, overwrite: bool, **options: Any
+) -> None:
+    """Export a run with progress; say where the files are and how they differ from Keras."""
+    experiment = load_experiment()
+    config, model = experiment.open_run(folder)
+    exporter = load_exporter()
+    out = (
+        folder / "export" / config.name
+        if out is None
+        else out.with_suffix("")
+        if out.suffix == ".onnx"
+        else out
+    )
+    settings: dict[str, Any] = {
+        "class_names": config.data.classes,
+        "metadata": {
+            "run": config.name,
+            "training_config_sha256": hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest(),
+        },
+        "images": held_back(config, options.get("size")),
+    }
+    formats = ["onnx", "saved_model"] if file_format == "both" else [file_format]
+    done = []
+    with Reporter() as progress:
+        for k, name in enumerate(formats):
+            progress("exporting", k, len(formats), f"{name}: converting, then comparing with Keras")
+            if name == "onnx":
+                path = out.with_name(f"{out.name}.onnx")
+                done.append(exporter.to_onnx(model, path, overwrite=overwrite, **options, **settings))
+            else:
+                done.append(exporter.to_saved_model(model, out, **settings))
+        progress("exporting", len(formats), len(formats))
+    for verification in done:
+        print(f"Exported {verification.path}")
+        tell_differences(verification)
+    if "onnx" in formats:
+        print(f'Run it: from patchnet_tf.serving import Predictor; Predictor("{done[0].path}")(image)')
+
+
+def tell_differences(verification: Any) -> None:
+    """Print the largest differences of an exported file from Keras."""
+    print(
+        f"Largest difference from Keras: probability {verification.probability:.1e}, "
+        f"heatmap {verification.heatmap:.1e} ({len(verification.batches)} batches, {verification.runtime})"
+    )
+
+
+def held_back(config: Config, size: tuple[int, int] | None = None) -> Any:
+    """Return the validation images, or None where they are not there (any more) or of another size."""
+    from .data import load_dataset
+
+    try:
+        images = load_dataset(config).val.images
+    except (InputError, OSError):
+        say("warning", "the run's images cannot be read; comparing on generated ones alone")
+        return None
+    return images if size in (None, images.shape[1:3]) else None
+
+
+def read_size(size: str | None) -> tuple[int, int] | None:
+    """Read HxW."""
+    if size is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
+        raise InputError(f"--size: expected HxW, such as 128x96 (height x width). Received: {size}")
+    height, width = map(int, size.split("x"))
+    return height, width
+
+
+def load_exporter() -> ModuleType:
+    """Import what converts to ONNX, silently."""
+    with stderr_closed():
+        from . import export as exporter
+    logging.disable(logging.WARNING)
+    return exporter
+
+
 def load_experiment() -> ModuleType:
     """Import what needs TensorFlow, which takes seconds; `--help` and errors in CONFIG do without."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -238,7 +393,7 @@ def one_line_errors(after_interrupt: str = "nothing was lost") -> Iterator[None]
         where = f"{error.filename}: " if error.filename else ""
         say("error", f"{where}{error.strerror or error}")
         raise typer.Exit(1) from None
-    except (FloatingPointError, MemoryError) as error:
+    except (ArithmeticError, MemoryError) as error:
         say("error", str(error) or "not enough memory")
         raise typer.Exit(1) from None
     except Exception as error:

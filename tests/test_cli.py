@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import re
@@ -11,6 +12,8 @@ import yaml
 
 from patchnet_tf import cli, experiment
 from patchnet_tf.config import Loader, load_config
+from patchnet_tf.export import verification
+from patchnet_tf.serving import Predictor
 
 from .small import SMALL, image_folder, save
 
@@ -190,7 +193,7 @@ def test_help_needs_no_tensorflow(tmp_path):
     """Run it from another folder, as an uninstalled checkout."""
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported TensorFlow')")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    for arguments in ([], ["train"], ["evaluate"], ["explain"], ["demo"]):
+    for arguments in ([], ["train"], ["evaluate"], ["explain"], ["export"], ["verify"], ["demo"]):
         done = subprocess.run(
             [sys.executable, "-m", "patchnet_tf.cli", *arguments, "--help"],
             cwd=tmp_path,
@@ -216,6 +219,68 @@ def test_folder_yaml_shows_the_defaults():
     assert shown == config
 
 
+def test_export_and_verify(patchnet, place, tmp_path):
+    run, out = place / "run", tmp_path / "served" / "small"
+    code, stdout, stderr = patchnet("export", run, "--format", "both", "--out", out)
+    assert code == 0, stderr
+    assert {path.name for path in out.parent.iterdir()} == {
+        "small", "small.onnx", "small.test_vectors.json", "verification.json", "MANIFEST.json"
+    }  # fmt: skip
+    assert stdout.count("Largest difference from Keras: probability") == 2
+    assert f'Predictor("{out}.onnx")(image)' in stdout
+    prediction = Predictor(f"{out}.onnx")(NOISE[..., None].repeat(Predictor(f"{out}.onnx").input_shape[3], 2))
+    assert prediction.heatmap.shape == NOISE.shape
+    config = (run / "config.yaml").read_bytes()
+    metadata = Predictor(f"{out}.onnx").metadata
+    assert metadata["training_config_sha256"] == hashlib.sha256(config).hexdigest()
+    for path in (f"{out}.onnx", out, out / "1"):
+        code, stdout, stderr = patchnet("verify", path, run)
+        assert code == 0, stderr
+        assert "Largest difference from Keras" in stdout
+
+    code, stdout, stderr = patchnet("export", run, "--out", out)
+    assert (code, stderr.count("exists already; --overwrite")) == (2, 1)
+    for path in (out.with_suffix(".onnx"), out / "1" / "saved_model.pb"):
+        path.write_bytes(path.read_bytes()[:-10])
+        code, stdout, stderr = patchnet("verify", path if path.suffix == ".onnx" else out, run)
+        assert (code, stdout) == (2, "")
+        assert "altered or truncated" in stderr
+
+
+def test_an_export_that_differs_is_exit_1(patchnet, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(verification, "largest_difference", lambda got, expected: 0.25)
+    code, stdout, stderr = patchnet("export", place / "run", "--out", tmp_path / "small")
+    assert (code, stdout) == (1, "")
+    assert "differ by 0.25" in stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "cut"], "training has not finished"),
+        (["export", "other"], "not a run folder"),
+        (["export", "run", "--size", "64"], "--size: expected HxW"),
+        (["export", "run", "--size", "4x64"], "at least 8 x 8"),
+        (["export", "run", "--batch", "0"], "batch"),
+        (["export", "run", "--precision", "int8"], "int8"),
+        (["export", "run", "--format", "tflite"], "tflite"),
+        (["export", "run", "--format", "saved_model", "--size", "9x9"], "for the ONNX file"),
+        (["verify", "none.onnx", "run"], "no such file"),
+        (["verify", "text.png", "run"], "cannot load it"),
+        (["verify", "other", "run"], "neither a SavedModel"),
+        (["verify", "text.png", "cut"], "training has not finished"),
+    ],
+)
+def test_bad_exports_are_exit_2(patchnet, place, monkeypatch, arguments, message):
+    monkeypatch.chdir(place)
+    before = sorted(place.rglob("*"))
+    code, stdout, stderr = patchnet(*arguments)
+    assert (code, stdout) == (2, "")
+    assert message in stderr.splitlines()[-1]
+    assert sorted(place.rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_demo(tmp_path):
     """The whole demo, in a process of its own, as a person runs it."""
@@ -230,4 +295,5 @@ def test_demo(tmp_path):
     assert measured["validation"]["accuracy"] >= 0.95
     assert measured["localization"]["auroc"]["mean"] >= 0.9
     assert (tmp_path / "demo" / "heatmaps" / "collages.png").is_file()
+    assert (tmp_path / "demo" / "export" / "demo.onnx").is_file()
     assert done.stderr.count("\n") < 40

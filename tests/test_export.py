@@ -436,6 +436,26 @@ def load(folder):
     return tf.saved_model.load(str(folder))
 
 
+def test_saved_model_of_the_probability_alone_computes_no_heatmap(served):
+    signatures = load(served[1] / "1").signatures
+    nodes = {
+        name: {node.op for f in called(signatures[name]) for node in f.node_def} for name in saved_model.BOTH
+    }
+    assert "Conv2D" in nodes["probability"]
+    assert not {"While", "StatelessWhile"} & nodes["probability"]
+    assert {"While", "StatelessWhile"} & nodes["heatmap"]
+
+
+def called(signature):
+    """The definitions of all functions that a signature can call."""
+    library = {f.signature.name: f for f in signature.graph.as_graph_def().library.function}
+    found, names = [], {a.func.name for n in signature.graph.as_graph_def().node for a in n.attr.values()}
+    while names := names & library.keys():
+        found += [library.pop(name) for name in names]
+        names = {a.func.name for f in found for n in f.node_def for a in n.attr.values()}
+    return found
+
+
 def test_saved_model_takes_image_files(served, rng):
     images = rng.integers(0, 256, (2, 9, 12, 3), "uint8")
     images[1] = cv2.blur(images[1], (5, 5))
