@@ -1,6 +1,13 @@
+import functools
+import http.server
+import json
 import os
+import queue
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import venv
 from pathlib import Path
 
@@ -83,3 +90,86 @@ def test_onnxruntime_app_says_what_is_wrong(exported, tmp_path):
 
 def test_onnxruntime_app_is_short():
     assert len((EXAMPLES / "onnxruntime_app.py").read_text().splitlines()) < 40
+
+
+# Drops picture.png on the page, waits for its answer, and sends that and the heatmap's pixels back.
+DROP = """<!doctype html><iframe id="page" src="index.html"></iframe><script>
+const page = document.getElementById("page");
+const answer = () => page.contentDocument?.getElementById("answer")?.textContent ?? "";
+const until = async (test) => { while (!test()) await new Promise((wake) => setTimeout(wake, 50)); };
+addEventListener("load", async () => {
+  await until(() => answer() && !answer().startsWith("Loading"));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([await (await fetch("picture.png")).blob()], "picture.png"));
+  page.contentDocument.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer }));
+  await until(() => !/^(Ready|Thinking)/.test(answer()));
+  const { width, height } = page.contentDocument.getElementById("heatmap");
+  const context = page.contentDocument.getElementById("heatmap").getContext("2d");
+  const heatmap = width ? [...context.getImageData(0, 0, width, height).data] : [];
+  await fetch("done", { method: "POST", body: JSON.stringify({ answer: answer(), width, height, heatmap }) });
+});
+</script>"""
+
+
+def drop(folder, browser):
+    """Serve a folder, drop its picture on its page in a browser, and return what the page shows."""
+    shown = queue.Queue()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_POST(self):
+            shown.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    (folder / "drop.html").write_text(DROP)
+    handler = functools.partial(Handler, directory=folder)
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        tempfile.TemporaryDirectory() as home,
+    ):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        quiet = ["background-networking", "component-update", "sync", "gpu"]
+        options = [
+            "--headless",
+            "--no-sandbox",
+            f"--user-data-dir={home}",
+            *(f"--disable-{q}" for q in quiet),
+        ]
+        url = f"http://127.0.0.1:{server.server_port}/drop.html"
+        # A debugging port keeps the browser open.
+        command = [browser, *options, "--remote-debugging-port=0", url]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            return shown.get(timeout=120)
+        finally:
+            process.terminate()
+            process.wait()
+            server.shutdown()
+
+
+@pytest.mark.slow
+def test_browser_page(exported, tmp_path):
+    browser, npm = shutil.which("chromium"), shutil.which("npm")
+    if not (browser and npm):
+        pytest.skip("needs chromium and npm")
+    model, path = exported
+    folder = shutil.copytree(EXAMPLES / "browser", tmp_path / "browser")
+    subprocess.run([npm, "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
+    shutil.copy(path, folder)
+    image = np.random.default_rng(1).integers(0, 256, (20, 24, model.input_shape[-1]), "uint8")
+    cv2.imwrite(str(folder / "picture.png"), image[..., ::-1])
+    shown = drop(folder, browser)
+    assert shown["answer"] == f"Probability of class 1: {model.predict(image[None], verbose=0)[0, 0]:.4f}"
+    heatmap = pn.heatmap_model(model, method="patchwise").predict(image[None], verbose=0)[0]
+    drawn = np.array(shown["heatmap"]).reshape(shown["height"], shown["width"], 4)
+    assert np.abs(drawn[..., 0] - 255 * heatmap).max() <= 1
+    assert (drawn[..., 3] == 255).all()
+
+    (folder / "picture.png").write_text("not a picture")
+    assert drop(folder, browser)["answer"].startswith("picture.png: ")
+    (folder / "model.onnx").unlink()
+    (folder / "picture.png").unlink()
+    assert drop(folder, browser)["answer"].startswith("model.onnx cannot be loaded: ")
