@@ -1,0 +1,168 @@
+"""Exported files side by side: ONNX Runtime and TensorFlow, and the dense ONNX file and a patch-by-patch one.
+
+    python -m benchmarks.export [--patch-sizes 17 31] [--batches 1 8] [--repeats 3]
+
+The full S (7 convolutions, 64 filters) with random weights, 128 x 128 x 3 images, on the processor. ONNX
+Runtime runs the ONNX file, TensorFlow the SavedModel, each output asked for alone. Every figure is from a
+process of its own, which does nothing else; the processes take turns, so that a busy machine slows both
+alike. Times are the best of the turns after a first call; memory is the most that the process ever held,
+libraries included. The patch-by-patch file is S alone, fed with patches that are cut already; it is timed on
+--patches of them and quoted per patch. The shared-work ratio is how many times fewer products the dense map
+needs (docs/dense-heatmap.md).
+"""
+
+import argparse
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+from benchmarks.dense import DEPTH, FILTERS, products
+
+SIZE, CHANNELS = 128, 3
+
+
+def onnx_runtime(path: Path, output: str, images: np.ndarray) -> Callable[[], object]:
+    """Return a call of an ONNX file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feeds = {session.get_inputs()[0].name: images}
+    if output == "probability":
+        feeds["heatmap_wanted"] = np.array(False)
+    return lambda: session.run([output], feeds)
+
+
+def tensorflow(path: Path, output: str, images: np.ndarray) -> Callable[[], object]:
+    """Return a call of a SavedModel."""
+    import patchnet_tf  # noqa: F401, I001  (switches oneDNN on, before TensorFlow is imported)
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(len(os.sched_getaffinity(0)))
+    loaded = tf.saved_model.load(str(path))
+    call, image = loaded.signatures[output], tf.constant(images)
+    return lambda: (loaded, call(image=image)[output].numpy())
+
+
+def work(connection: Connection, engine: Callable, path: Path, output: str, images: np.ndarray) -> None:
+    """Call the engine each time when told to; answer seconds and the peak memory in MiB so far."""
+    call = engine(path, output, images)
+    while connection.recv():
+        began = time.perf_counter()
+        call()
+        spent = time.perf_counter() - began
+        connection.send((spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def side_by_side(jobs: dict[str, tuple], repeats: int) -> dict[str, tuple[float, float]]:
+    """Return {name: (best seconds, peak MiB)} of jobs (engine, path, output, images) that take turns."""
+    fresh, workers = multiprocessing.get_context("spawn"), {}
+    for name, job in jobs.items():
+        connection, other = fresh.Pipe()
+        process = fresh.Process(target=work, args=(other, *job))
+        process.start()
+        workers[name] = connection, process
+    measured = {name: [] for name in jobs}
+    for _ in range(1 + repeats):
+        for name, (connection, _) in workers.items():
+            connection.send(True)
+            measured[name].append(connection.recv())
+    for connection, process in workers.values():
+        connection.send(False)
+        process.join()
+    return {
+        name: (min(seconds for seconds, _ in turns[1:]), turns[-1][1]) for name, turns in measured.items()
+    }
+
+
+def export(p: int, folder: Path) -> None:
+    """Write the three files of a model, and print how long that takes and how large they are."""
+    import keras
+    import tensorflow as tf
+    import tf2onnx
+
+    import patchnet_tf as pn
+
+    keras.utils.set_random_seed(0)
+    model = pn.PatchNet((None, None, CHANNELS), p, filters=FILTERS, depth=DEPTH)
+    for name, to in (("ONNX", pn.export.to_onnx), ("SavedModel", pn.export.to_saved_model)):
+        began = time.perf_counter()
+        written = to(model, folder / ("model.onnx" if name == "ONNX" else "saved")).path
+        seconds = time.perf_counter() - began
+        found = [written] if written.is_file() else written.rglob("*")
+        megabytes = sum(file.stat().st_size for file in found if file.is_file()) / 1e6
+        print(f"p = {p}: {name} exported and verified in {seconds:.0f} s, {megabytes:.1f} MB", flush=True)
+    subnet = model.get_layer("decisions").layer
+    spec = tf.TensorSpec((None, p, p, CHANNELS), name="patch")
+    function = tf.function(lambda patch: {"decision": subnet(patch)[:, 0]}, autograph=False)
+    tf2onnx.convert.from_function(
+        function, input_signature=[spec], opset=18, output_path=str(folder / "patch.onnx")
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--patch-sizes", type=int, nargs="+", default=[17, 31])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--patches", type=int, default=1024)
+    options = parser.parse_args()
+
+    fresh = multiprocessing.get_context("spawn")
+    rng = np.random.default_rng(0)
+    for p in options.patch_sizes:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            process = fresh.Process(target=export, args=(p, folder))
+            process.start()
+            process.join()
+            onnx, saved = folder / "model.onnx", folder / "saved" / "1"
+            for batch in options.batches:
+                images = rng.integers(0, 256, (batch, SIZE, SIZE, CHANNELS), "uint8")
+                for output in ("probability", "heatmap"):
+                    jobs = {
+                        "ONNX Runtime": (onnx_runtime, onnx, output, images),
+                        "TensorFlow": (tensorflow, saved, output, images),
+                    }
+                    found = side_by_side(jobs, options.repeats)
+                    (ort, ort_memory), (tf, tf_memory) = found.values()
+                    print(
+                        f"p = {p}, batch {batch}, {output}: "
+                        f"ONNX Runtime {ort * 1000:.0f} ms, {ort_memory:.0f} MiB; "
+                        f"TensorFlow {tf * 1000:.0f} ms, {tf_memory:.0f} MiB; ratio {tf / ort:.2f}",
+                        flush=True,
+                    )
+            images = rng.integers(0, 256, (1, SIZE, SIZE, CHANNELS), "uint8")
+            patches = rng.normal(size=(options.patches, p, p, CHANNELS)).astype("float32")
+            jobs = {
+                "dense": (onnx_runtime, onnx, "heatmap", images),
+                "patch": (onnx_runtime, folder / "patch.onnx", "decision", patches),
+            }
+            (dense, _), (patch, _) = side_by_side(jobs, options.repeats).values()
+            dense, patch = dense / SIZE**2, patch / options.patches
+            every = sum(9 * c * FILTERS * p**2 for c in [CHANNELS] + [FILTERS] * (DEPTH - 1))
+            shared = every / products(p, CHANNELS, "same")
+            print(
+                f"p = {p}, ONNX Runtime per pixel: dense {dense * 1e6:.0f} us, "
+                f"patch by patch {patch * 1e6:.0f} us, {patch / dense:.2f} times; "
+                f"{patch / dense / shared:.0%} of the shared-work ratio {shared:.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
