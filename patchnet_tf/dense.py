@@ -56,6 +56,7 @@ class SubnetMap(keras.layers.Wrapper):
         self.stride = check_positive("stride", stride)
         self.patch_size = layer.input_shape[1]
         self.features = layer.get_layer("readout").kernel.shape[-1]
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: layer.input_shape[-1]})
 
     def build(self, input_shape: tuple) -> None:
         """Nothing to create: S has its weights."""
@@ -168,7 +169,7 @@ def one_by_one(f: Any, count: Any, shape: tuple, dtype: str) -> Any:
         return tf.map_fn(
             f, tf.range(count), parallel_iterations=1, fn_output_signature=tf.TensorSpec(shape, dtype)
         )
-    return ops.map(f, ops.arange(count))
+    return ops.map(f, ops.arange(count, dtype="int32"))
 
 
 def after(value: Any) -> Any:
@@ -360,7 +361,7 @@ class Tile:
         for k in range(1, self.shared + 1):
             first |= {(k, "start"): k - 1, (k, "end"): self.p - k - 1}
         offsets = np.array([[row, row + 1] for row in first.values()], "int32").reshape(-1)
-        return split_up((ops.arange(n) * self.s)[:, None] + offsets, dict.fromkeys(first, 2))
+        return split_up((ops.arange(n, dtype="int32") * self.s)[:, None] + offsets, dict.fromkeys(first, 2))
 
     def window_index(self) -> dict:
         """Where in the table each window lies: {(k, row edge, column edge) or "patch": ((h, w, n), side)}."""
@@ -380,7 +381,8 @@ class Tile:
         units = ops.stack([ops.cast(u, "int32") for u in (1, w, X, Y, h * w, h * X, w * Y)])
         factors = np.concatenate(list(places.values()))  # (n, 3, 7)
         base, down, across = ops.unstack(ops.sum(factors * units, axis=-1), axis=-1)  # (n,) each
-        index = base + ops.arange(h)[:, None, None] * down + ops.arange(w)[None, :, None] * across
+        top, left = ops.arange(h, dtype="int32"), ops.arange(w, dtype="int32")
+        index = base + top[:, None, None] * down + left[None, :, None] * across
         index = split_up(index, {key: len(place) for key, place in places.items()})
         return {key: (index[key], sides[key]) for key in places}
 

@@ -30,7 +30,7 @@ from .callbacks import Convergence, HeatmapSnapshots
 from .config import Config, FolderData, InputError, load_config
 from .data import Batches, Dataset, check_images, load_dataset
 from .data.folder import read_image
-from .heatmaps import draw, heatmap_model
+from .heatmaps import Drawing, heatmap_model
 from .patchnet import PatchNet, load_model
 
 STRIP = 6  # rows of the picture that `evaluate` draws
@@ -91,7 +91,7 @@ def train(
         config: what to train on and how.
         folder: the run folder; made if need be.
         resume: continue the run that is there, where there is one. Only `training.epochs` may differ from
-            its configuration.
+            its configuration. A run that failed in its first epoch is none yet: any other may replace it.
         progress: told after each batch.
 
     Raises:
@@ -150,12 +150,23 @@ def claim(folder: Path, config: Config, resume: bool) -> None:
         return
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: not empty, and not a run; choose another --out")
+    if unstarted(folder):
+        return
     if not resume:
         raise InputError(f"{folder}: holds a run already; --resume continues it, --out starts another")
     then, now = (flat(c.model_dump()) for c in (load_config(folder / "config.yaml"), config))
     changed = [key for key in then.keys() | now.keys() if then.get(key) != now.get(key)]
     if changed := sorted(set(changed) - {"training.epochs"}):
         raise InputError(f"{folder}: the run there has another {', '.join(changed)}; choose another --out")
+
+
+def unstarted(folder: Path) -> bool:
+    """Return whether a run failed there before its first epoch was finished: a new one loses nothing."""
+    if {f.name for f in folder.iterdir() if not f.name.startswith(".")} - {"config.yaml", "tensorboard"}:
+        return False
+    # A configuration that a person wrote, which has comments or leaves defaults out, is not ours to replace.
+    written = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    return load_config(folder / "config.yaml").to_yaml() == written
 
 
 def flat(section: dict, prefix: str = "") -> dict[str, Any]:
@@ -240,13 +251,12 @@ class Recorder(keras.callbacks.Callback):
                 best = [saved[f"best_{k}"] for k in range(len(model.weights))]
                 self.rows = [Row(int(row[0]), *map(float, row[1:])) for row in saved["history"]]
                 state = json.loads(str(saved["convergence"]))
-        except (ValueError, KeyError, OSError, EOFError) as error:
-            raise InputError(
-                f"{path}: not the checkpoint of this run ({str(error).splitlines()[0]})"
-            ) from None
-        self.convergence.set_state(state, best)
+            self.convergence.set_state(state, best)
+            reason = state["reason"]
+        except Exception:  # a damaged archive raises whatever zip, NumPy or JSON stumble over
+            raise InputError(f"{path}: not the checkpoint of this run, or damaged") from None
         self.write_history()
-        return state["reason"]
+        return reason
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Choose the order of the epoch's batches."""
@@ -424,8 +434,8 @@ def explain(
 
     out = Path(folder) / "heatmaps" if out is None else Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    maps = heatmap_model(model)
-    names = config.data.classes
+    drawing = Drawing(heatmap_model(model))
+    names = config.data.classes or ("class 0", "class 1")
     explained: list[Explanation] = []
     for path, image in zip(map(Path, paths), images, strict=True):
         done = len(explained)
@@ -434,7 +444,7 @@ def explain(
         def show(share: float, done: int = done, name: str = path.name) -> None:
             progress("heatmaps", done + share, len(images), name)
 
-        heatmap = draw(maps, image, show).astype("float32")  # (H, W)
+        heatmap = drawing(image, show).astype("float32")  # (H, W)
         probability = float(model.predict(image[None], verbose=0)[0, 0])
         stem = free_stem(path.stem, {e.stem for e in explained})
         with replacing(out / f"{stem}_heatmap.npy") as part, part.open("wb") as file:

@@ -53,7 +53,8 @@ def heatmap_model(
         [-1, 1].
 
     Raises:
-        ValueError: an argument is not one of those above, or the model is not a PatchNet.
+        ValueError: an argument is not one of those above, or the model is not a PatchNet. The returned
+            model raises it for images with another number of channels.
 
     Example:
         >>> maps = heatmap_model(PatchNet((64, 64, 1), patch_size=11))
@@ -87,34 +88,44 @@ def heatmap_model(
     return keras.Model(image, x, name=f"{model.name}_heatmap")
 
 
-def draw(
-    maps: keras.Model, image: np.ndarray, progress: Callable[[float], None] = lambda share: None
-) -> np.ndarray:
-    """Draw one image's heatmap strip by strip, and tell how far it is: large images take minutes.
+class Drawing:
+    """Draws one image's heatmap after another, strip by strip, and tells how far it is.
 
     Args:
-        maps: what `heatmap_model` returned for kind "centered" or "filters" at stride 1.
-        image: (H, W, C) in 0..255.
-        progress: called after each strip with the share done, in (0, 1].
+        maps: what `heatmap_model` returned, for kind "centered" or "filters" and stride 1.
 
-    Returns:
-        What `maps.predict` returns for this image, (H, W) or (H, W, F).
+    Raises:
+        ValueError: it is for another kind or stride.
 
     Example:
-        >>> heatmap = draw(heatmap_model(model), image, progress=print)
+        >>> drawing = Drawing(heatmap_model(model))
+        >>> heatmap = drawing(image, progress=print)  # (H, W), for an image (H, W, C) in 0..255
     """
-    every_patch = maps.layers[-1]
-    frame = keras.Model(maps.input, every_patch.input)
-    padded = keras.Input((None, None, image.shape[-1]))
-    strip_model = keras.Model(padded, every_patch(padded))
-    pixels = frame.predict(image[None], verbose=0)  # (1, H + p - 1, W + p - 1, C)
-    height, border = image.shape[0], every_patch.patch_size - 1
-    strips = []
-    for top in range(0, height, STRIP_ROWS):
-        bottom = min(top + STRIP_ROWS, height)
-        strips.append(strip_model.predict(pixels[:, top : bottom + border], verbose=0)[0])
-        progress(bottom / height)
-    return np.concatenate(strips)
+
+    def __init__(self, maps: keras.Model) -> None:
+        every_patch = maps.layers[-1]
+        if not isinstance(every_patch, SubnetMap) or every_patch.stride != 1:
+            raise ValueError(
+                'Only maps of kind "centered" or "filters" and stride 1 are drawn in strips. '
+                f"Received: maps={maps.name!r} that ends with {every_patch}"
+            )
+        self.frame = keras.Model(maps.input, every_patch.input)
+        padded = keras.Input((None, None, maps.input_shape[-1]))
+        self.strip = keras.Model(padded, every_patch(padded))
+        self.border = every_patch.patch_size - 1
+
+    def __call__(
+        self, image: np.ndarray, progress: Callable[[float], None] = lambda share: None
+    ) -> np.ndarray:
+        """Return what `maps.predict` returns for this image; call `progress` with the share done."""
+        pixels = self.frame.predict(image[None], verbose=0)  # (1, H + p - 1, W + p - 1, C)
+        height = image.shape[0]
+        strips = []
+        for top in range(0, height, STRIP_ROWS):
+            bottom = min(top + STRIP_ROWS, height)
+            strips.append(self.strip.predict(pixels[:, top : bottom + self.border], verbose=0)[0])
+            progress(bottom / height)
+        return np.concatenate(strips)
 
 
 def anatomy(model: keras.Model) -> tuple[list[keras.layers.Layer], keras.layers.Layer, keras.Model]:
@@ -126,11 +137,11 @@ def anatomy(model: keras.Model) -> tuple[list[keras.layers.Layer], keras.layers.
     Raises:
         ValueError: the model is not a PatchNet.
     """
-    layers = getattr(model, "layers", [])[1:]
+    layers = getattr(model, "layers", [])
     cut = [i for i, layer in enumerate(layers) if isinstance(layer, ExtractPatches | CoverPad)]
     match layers[cut[0] :] if cut else []:
         case [_, standardize, PatchDistributed(layer=subnet) | DenseMap(layer=subnet), *_]:
-            return layers[: cut[0]], standardize, subnet
+            return layers[1 : cut[0]], standardize, subnet  # without the input layer
     raise ValueError(
         "Only a model made by `PatchNet` has a heatmap of decisions. "
         f"Received: {getattr(model, 'name', model)!r} with layers {[layer.name for layer in layers]}"
@@ -155,7 +166,8 @@ class PatchwiseMap(SubnetMap):
 
         # Patch n is number n % (rows * columns) of image n // (rows * columns), row by row.
         pixels = ops.reshape(images, (-1, images.shape[3]))
-        within = ops.arange(p)[:, None] * width + ops.arange(p)[None, :]  # (p, p)
+        steps = np.arange(p, dtype="int32")
+        within = steps[:, None] * width + steps[None, :]  # (p, p)
 
         def decide_chunk(number: Any) -> Any:
             n = ops.minimum(

@@ -7,6 +7,7 @@ P patches per image, N patches of all images, F filters.
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 PACKAGE = "patchnet_tf"
@@ -32,6 +33,40 @@ def cover(size: Any, patch_size: int, stride: int) -> tuple[Any, Any, Any]:
     total = (count - 1) * stride + patch_size - size
     total = max(total, 0) if isinstance(total, int) else ops.maximum(total, 0)
     return count, total // 2, total - total // 2
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ZeroToOne(keras.layers.Layer):
+    """Pixels of 0..255 scaled to 0..1, from images of as many channels as the layer was built for.
+
+    The channels are checked because a wrong number of them need not fail later: TensorFlow broadcasts one
+    channel, and takes a multiple of them for a grouped convolution.
+
+    Call arguments:
+        images: (B, H, W, C) in 0..255.
+
+    Returns:
+        (B, H, W, C) in 0..1, in the layer's compute dtype.
+
+    Raises:
+        ValueError: the images have other than four axes, or another number of channels.
+
+    Example:
+        >>> float(ZeroToOne()(keras.ops.full((1, 1, 1, 1), 51.0))[0, 0, 0, 0])
+        0.2
+    """
+
+    def build(self, input_shape: tuple) -> None:
+        """Remember the number of channels; there are no weights."""
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
+
+    def call(self, images: Any) -> Any:
+        """Scale."""
+        return ops.cast(images, self.compute_dtype) / 255
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Keep the shape."""
+        return tuple(input_shape)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -137,6 +172,10 @@ def crop_center(images: Any, crop: tuple[int, int] | None) -> Any:
     if crop is None:
         return images
     height, width = ops.shape(images)[1:3]
+    if any(isinstance(s, int) and s < c for s, c in zip((height, width), crop, strict=True)):
+        raise ValueError(
+            f"The images must be at least as large as the crop, {crop}. Received: {images.shape}"
+        )
     top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
     # Without the reshape the size would be unknown to later layers when H and W are.
     region = images[:, top : top + crop[0], left : left + crop[1], :]
@@ -166,7 +205,7 @@ def gather_patches(images: Any, patch_size: int, stride: int) -> Any:
     images = pad_to_cover(images, patch_size, stride)
 
     def windows(count: Any) -> Any:  # (count, p): the pixels of each window
-        return ops.arange(count)[:, None] * stride + ops.arange(patch_size)[None, :]
+        return ops.arange(count, dtype="int32")[:, None] * stride + np.arange(patch_size, dtype="int32")
 
     patches = ops.take(images, windows(rows), axis=1)  # (B, rows, p, W, C)
     patches = ops.take(patches, windows(columns), axis=3)  # (B, rows, p, columns, p, C)

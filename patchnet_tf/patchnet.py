@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from .dense import DenseMap
 from .layers import (
@@ -15,6 +16,7 @@ from .layers import (
     ExtractPatches,
     FilterReadout,
     PatchDistributed,
+    ZeroToOne,
     check_crop,
     check_positive,
 )
@@ -119,8 +121,10 @@ def PatchNet(
         Train it with "binary_crossentropy".
 
     Raises:
-        ValueError: an image is smaller than a patch or the crop, or an argument is out of its range
-            (see `PatchSubnet` for those of S).
+        ValueError: `input_shape` is smaller than a patch or the crop, or an argument is out of its range
+            (see `PatchSubnet` for those of S). The model raises it for images with another number of
+            channels. It does not look at the pixels: NaN stay unnoticed, and where H and W are None, an
+            image smaller than a patch is padded with black (`patchnet_tf.data.check_images` finds both).
 
     Example:
         >>> model = PatchNet((128, 128, 3), patch_size=17)
@@ -131,7 +135,7 @@ def PatchNet(
     subnet = PatchSubnet(patch_size, channels, filters=filters, depth=depth, padding=padding)
 
     image = x = keras.Input(input_shape, name="image")
-    x = keras.layers.Rescaling(1 / 255, name="zero_to_one")(x)
+    x = ZeroToOne(name="zero_to_one")(x)
     for layer in preprocessing:
         x = layer(x)
     if padding == "valid" and stride is not None and stride < patch_size:
@@ -177,7 +181,7 @@ def standardize(
 
     def numbers(name: str, value: float | Sequence[float]) -> list[float]:
         values = [float(v) for v in value] if hasattr(value, "__len__") else [float(value)] * channels
-        if len(values) != channels:
+        if len(values) != channels or not np.isfinite(values).all():
             raise ValueError(f"`{name}` needs one number, or {channels} (channels). Received: {name}={value}")
         return values
 

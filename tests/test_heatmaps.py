@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import patchnet_tf as pn
-from patchnet_tf.heatmaps import METHODS, draw
+from patchnet_tf.heatmaps import METHODS, Drawing
 
 from . import reference
 from .conftest import shake
@@ -61,9 +61,28 @@ def test_strips_do_not_show(kind, monkeypatch, rng):
     maps = pn.heatmap_model(shake(pn.PatchNet((None, None, 2), 6, **SMALL), rng), kind=kind)
     image = rng.integers(0, 256, (13, 9, 2), "uint8")
     shares = []
-    heatmap = draw(maps, image, shares.append)
+    heatmap = Drawing(maps)(image, shares.append)
     np.testing.assert_allclose(heatmap, maps.predict(image[None], verbose=0)[0], atol=1e-6)
     assert shares == [5 / 13, 10 / 13, 1]
+
+
+@pytest.mark.parametrize("options", [{"kind": "averaged"}, {"stride": 2}])
+def test_strips_of_other_maps_are_refused(options):
+    maps = pn.heatmap_model(pn.PatchNet((20, 20, 1), 6, **SMALL), **options)
+    with pytest.raises(ValueError, match="Received"):
+        Drawing(maps)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("channels", "wrong"), [(1, 3), (1, 4), (3, 1)])
+def test_wrong_channels_are_refused(method, channels, wrong, rng):
+    """Also those that TensorFlow would broadcast, or take for a grouped convolution."""
+    model = pn.PatchNet((None, None, channels), 6, filters=12, depth=2)
+    valid = pn.PatchNet((None, None, channels), 6, filters=12, depth=2, padding="valid", stride=2)
+    image = rng.uniform(0, 255, (1, 20, 20, wrong)).astype("float32")
+    for each in (model, valid, pn.heatmap_model(model, method=method)):
+        with pytest.raises(ValueError, match=f"axis -1 of input shape to have value {channels}"):
+            each.predict(image, verbose=0)
 
 
 def test_bad_arguments():
