@@ -100,7 +100,12 @@ def evaluate(run: RunFolder) -> None:
 def explain(
     run: RunFolder,
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Image files of any size.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Image files, each at least as large as a patch (or the crop, where the model has one).",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to write; by default RUN/heatmaps.")
@@ -232,7 +237,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except UsageError as error:
-        say("error", error.format_message())
+        if message := error.format_message():  # empty where no command was given: help is shown instead
+            say("error", message)
         code = 2
     sys.exit(code or 0)
 

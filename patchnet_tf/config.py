@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 
 
@@ -32,8 +32,18 @@ def expect(what: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+def different(names: tuple[str, str]) -> tuple[str, str]:
+    """Refuse one name twice: there would be only one class to learn."""
+    if names[0] == names[1]:
+        raise ValueError("twice the same")
+    return names
+
+
 Count = Annotated[int, Field(ge=1), expect("a whole number of at least 1")]
-Seed = Annotated[int, Field(ge=0), expect("a whole number of at least 0")]
+# What NumPy takes, and with it `keras.utils.set_random_seed`.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1), expect(f"a whole number from 0 to {2**32 - 1}")]
+# The paper has 7; a slip of the hand, such as 70000, would fill the memory.
+Depth = Annotated[int, Field(ge=1, le=64), expect("a whole number from 1 to 64")]
 Rate = Annotated[float, Field(gt=0, lt=math.inf), expect("a number greater than 0")]
 Flag = Annotated[bool, expect("true or false")]
 Text = Annotated[str, Field(min_length=1), expect("a text that is not empty")]
@@ -43,6 +53,12 @@ Size = Annotated[
     # YAML has lists, not tuples.
     Field(strict=False),
     expect("[height, width], two whole numbers of at least 1"),
+]
+SIDE = 8192  # all images are in memory at once: more is a slip of the hand
+NewSize = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=SIDE)], Annotated[int, Field(ge=1, le=SIDE)]],
+    Field(strict=False),
+    expect(f"[height, width], two whole numbers from 1 to {SIDE}"),
 ]
 Texture = Literal["brick", "grass", "gravel"]
 
@@ -63,9 +79,15 @@ class FolderData(Section):
     path: Text
     # The class folders, class 0 (black) first; None: the two that there are, in sorted order.
     classes: (
-        Annotated[tuple[Text, Text], Field(strict=False), expect("the names of two class folders")] | None
+        Annotated[
+            tuple[Text, Text],
+            Field(strict=False),
+            AfterValidator(different),
+            expect("the names of two different class folders"),
+        ]
+        | None
     ) = None
-    size: Size | None = None  # resize every image to this; needed where they differ
+    size: NewSize | None = None  # resize every image to this; needed where they differ
     channels: Annotated[Literal[1, 3], expect("1 (grey) or 3 (RGB)")] | None = None  # None: as the files are
     mask: Name | None = None  # kind of the masks that localization is measured against
 
@@ -75,7 +97,10 @@ class TexturesData(Section):
 
     kind: Literal["textures"]
     classes: Annotated[
-        tuple[Texture, Texture], Field(strict=False), expect("two of brick, grass and gravel, class 0 first")
+        tuple[Texture, Texture],
+        Field(strict=False),
+        AfterValidator(different),
+        expect("two of brick, grass and gravel, class 0 first"),
     ] = ("brick", "gravel")
     size: Annotated[int, Field(ge=1, le=256), expect("a whole number from 1 to 256")] = 64
     train: Count = 64  # crops of each class
@@ -91,7 +116,7 @@ class ModelSection(Section):
     stride: Count | None = None  # None: patch_size
     crop: Size | None = None
     filters: Count = 64
-    depth: Count = 7
+    depth: Depth = 7
     padding: Annotated[Literal["same", "valid"], expect('"same" or "valid"')] = "same"
 
 
@@ -131,6 +156,15 @@ SECTIONS = {
 
 class Loader(yaml.SafeLoader):
     """YAML in which 1e-4 is a number, as in YAML 1.2 and everywhere else, and a key is given once."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Refuse what looks like a date or a number and is none, on which PyYAML's own code stumbles."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError, LookupError, AttributeError):
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{node.value!r} is no {kind}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Refuse a key that is given twice, of which YAML would silently keep the last."""
@@ -189,6 +223,8 @@ def parse(text: str, source: str) -> Any:
     """Return what the YAML says; raise InputError naming the line where it is none."""
     try:
         return yaml.load(text, Loader)
+    except RecursionError:
+        raise InputError(f"{source}: not valid YAML (nested too deeply)") from None
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f":{mark.line + 1}" if mark else ""

@@ -245,7 +245,7 @@ class Recorder(keras.callbacks.Callback):
         model.optimizer.build(model.trainable_variables)
         variables = [*model.weights, *model.optimizer.variables]
         try:
-            with np.load(path, allow_pickle=False) as saved:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 for k, variable in enumerate(variables):
                     variable.assign(saved[f"variable_{k}"])
                 best = [saved[f"best_{k}"] for k in range(len(model.weights))]

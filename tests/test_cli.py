@@ -112,6 +112,8 @@ def test_train_evaluate_explain(patchnet, place, tmp_path, monkeypatch):
         ((*TRAIN, "--set", "model.patch_size=big"), "model.patch_size: expected a whole number"),
         ((*TRAIN, "--set", "model.pach_size=3"), "did you mean model.patch_size?"),
         ((*TRAIN, "--set", "x"), "--set: expected section.key=value"),
+        ((*TRAIN, "--set", "name=2024-02-30"), "'2024-02-30' is no timestamp"),
+        ((*TRAIN, "--set", "data.classes=[brick, brick]"), "data.classes: expected two of"),
         ((*TRAIN, "--set", "model.patch_size=30"), "train images: expected at least 30 x 30 pixels"),
         ((*TRAIN, "--set", "model.crop=[4, 4]"), "at least as large as a patch"),
         ((*TRAIN, "--set", FOLDER % "gone"), "gone: no such folder"),
@@ -147,6 +149,13 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(patchnet, place, monke
     assert err.count("\n") == 1
     assert message in err
     assert sorted(place.rglob("*")) == before
+
+
+def test_no_command_shows_help(patchnet):
+    code, out, err = patchnet()
+    assert code == 2
+    assert "Usage:" in out + err
+    assert "error:" not in err
 
 
 def test_each_complaint_about_a_config_has_its_line(patchnet, place, monkeypatch):

@@ -68,7 +68,26 @@ def test_data_path(write, tmp_path, monkeypatch):
         ),
         (
             "data.size=[3, x]",
-            "data.size: expected [height, width], two whole numbers of at least 1. Received: [3, 'x']",
+            "data.size: expected [height, width], two whole numbers from 1 to 8192. Received: [3, 'x']",
+        ),
+        (
+            "data.size=[3, 8193]",
+            "data.size: expected [height, width], two whole numbers from 1 to 8192. Received: [3, 8193]",
+        ),
+        ("model.depth=65", "model.depth: expected a whole number from 1 to 64. Received: 65"),
+        (
+            "training.seed=4294967296",
+            "training.seed: expected a whole number from 0 to 4294967295. Received: 4294967296",
+        ),
+        ("training.seed=-1", "training.seed: expected a whole number from 0 to 4294967295. Received: -1"),
+        (
+            "data.classes=[a, a]",
+            "data.classes: expected the names of two different class folders. Received: ['a', 'a']",
+        ),
+        (
+            "data={kind: textures, classes: [brick, brick]}",
+            "data.classes: expected two of brick, grass and gravel, class 0 first. "
+            "Received: ['brick', 'brick']",
         ),
         ("model.padding=full", 'model.padding: expected "same" or "valid". Received: \'full\''),
         (
@@ -78,7 +97,10 @@ def test_data_path(write, tmp_path, monkeypatch):
         ("training.learning_rate=0", "training.learning_rate: expected a number greater than 0. Received: 0"),
         ("training.flips=1", "training.flips: expected true or false. Received: 1"),
         ("data.channels=2", "data.channels: expected 1 (grey) or 3 (RGB). Received: 2"),
-        ("data.classes=[a]", "data.classes: expected the names of two class folders. Received: ['a']"),
+        (
+            "data.classes=[a]",
+            "data.classes: expected the names of two different class folders. Received: ['a']",
+        ),
         ("name=a/b", "name: expected a name of letters, digits, '_', '-' and '.'. Received: 'a/b'"),
         ("model.pach_size=3", "model.pach_size: unknown key; did you mean model.patch_size?"),
         ("epochs=3", "epochs: unknown key; did you mean training.epochs?"),
@@ -125,6 +147,10 @@ def test_missing_keys(write, text, messages):
         ("x: [1,\n", ":2"),
         ("!!python/object:os.system x", ":1"),
         ("\0", ""),
+        ("name: a\ndata: 2024-13-45", ":2"),
+        ("name: 0b_", ":1"),
+        ("name: !!bool x", ":1"),
+        ("[" * 5000, ""),
     ],
 )
 def test_not_yaml(write, text, line):
@@ -133,6 +159,30 @@ def test_not_yaml(write, text, line):
         load_config(path)
     assert str(caught.value).startswith(f"{path}{line}: not valid YAML (")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("name=2024-02-30", "'2024-02-30' is no timestamp"),
+        ("training.seed=0b_", "'0b_' is no int"),
+        ("name=" + "[" * 5000, "nested too deeply"),
+    ],
+)
+def test_override_not_yaml(write, override, reason):
+    with pytest.raises(InputError) as caught:
+        load_config(write(GOOD), [override])
+    assert str(caught.value).startswith(f"--set {override}")
+    assert str(caught.value).endswith(f": not valid YAML ({reason})")
+
+
+def test_the_largest_values(write):
+    config = load_config(
+        write(GOOD),
+        ["data.size=[8192, 1]", "model.depth=64", "training.seed=4294967295", "data.classes=[b, a]"],
+    )
+    assert config.data.size == (8192, 1)
+    assert config.data.classes == ("b", "a")
 
 
 def test_unreadable(tmp_path):

@@ -132,7 +132,7 @@ def test_folders_that_are_no_runs(small, tmp_path):
             experiment.evaluate(folder)
 
 
-def test_damaged_runs(small, tmp_path):
+def test_damaged_runs(run, small, tmp_path):
     folder = tmp_path / "damaged"
     folder.mkdir()
     (folder / "config.yaml").write_text(SMALL)
@@ -143,9 +143,15 @@ def test_damaged_runs(small, tmp_path):
     (folder / "config.yaml").write_text(
         SMALL.replace("kind: textures,", "kind: textures, classes: [brick, gravel],")
     )
-    (folder / "checkpoint.npz").write_text("no archive")
-    with pytest.raises(InputError, match=r"checkpoint.npz: not the checkpoint of this run"):
-        experiment.train(load_config(small), folder, resume=True)
+    checkpoint = folder / "checkpoint.npz"
+    whole = (run / "checkpoint.npz").read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes(255 - b for b in whole[middle : middle + 9]) + whole[middle + 9 :]
+    for content in (b"no archive", b"", whole[:middle], flipped):
+        checkpoint.write_bytes(content)
+        with pytest.raises(InputError) as caught:
+            experiment.train(load_config(small), folder, resume=True)
+        assert str(caught.value) == f"{checkpoint}: not the checkpoint of this run, or damaged"
 
 
 def test_bad_model_leaves_no_folder(small, tmp_path):
@@ -164,6 +170,19 @@ def test_divergence(small, tmp_path):
     config = load_config(small, ["training.learning_rate=1e38"])
     with pytest.raises(FloatingPointError, match=r"try a smaller training.learning_rate"):
         experiment.train(config, tmp_path / "wild")
+    # No epoch was finished, so other settings may have the folder.
+    assert {f.name for f in (tmp_path / "wild").iterdir()} == {"config.yaml", "tensorboard"}
+    trained = experiment.train(load_config(small, ["training.epochs=1"]), tmp_path / "wild")
+    assert len(trained.rows) == 1
+    with pytest.raises(InputError, match="holds a run already"):
+        experiment.train(config, tmp_path / "wild")
+
+
+def test_a_persons_config_is_not_replaced(small, tmp_path):
+    (tmp_path / "config.yaml").write_text(f"# Mine.\n{SMALL}")
+    with pytest.raises(InputError, match="holds a run already"):
+        experiment.train(load_config(small), tmp_path)
+    assert (tmp_path / "config.yaml").read_text().startswith("# Mine.")
 
 
 def test_no_space_left(run, small, tmp_path, monkeypatch):
@@ -255,6 +274,17 @@ def test_explain(run, rng, tmp_path):
         np.testing.assert_array_equal(grey, np.rint(255 * heatmap.astype("float64")))
         overlay = cv2.imread(str(tmp_path / "out" / f"{e.stem}_overlay.png"))
         assert overlay.shape[0] > size[0]  # the legend is below
+
+
+def test_explain_without_class_names(run, rng, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(
+        "name: a\ndata: {kind: folder, path: gone}\nmodel: {patch_size: 8}\n"
+    )
+    (tmp_path / "run" / "model.keras").write_bytes((run / "model.keras").read_bytes())
+    image = save(tmp_path / "x.png", rng.integers(0, 256, (9, 10), "uint8"))
+    (explained,) = experiment.explain(tmp_path / "run", [image])
+    assert explained.class_name == f"class {int(explained.probability > 0.5)}"
 
 
 def test_explain_checks_all_images_first(run, rng, tmp_path):
