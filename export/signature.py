@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from ..dense import DenseMap
 from ..heatmaps import anatomy, heatmap_model
 from ..layers import Decision, ExtractPatches, PatchDistributed
 
@@ -49,7 +50,7 @@ def free_size(model: keras.Model, patches: type[ExtractPatches]) -> keras.Model:
     anatomy(model)  # a PatchNet is a chain of layers
     image = x = keras.Input((None, None, model.input_shape[-1]), name="image")
     for layer in model.layers[1:]:
-        x = (patches.from_config(layer.get_config()) if isinstance(layer, ExtractPatches) else layer)(x)
+        x = (patches.from_config(layer.get_config()) if type(layer) is ExtractPatches else layer)(x)
     return keras.Model(image, x, name=model.name)
 
 
@@ -67,7 +68,11 @@ def half_precision(model: keras.Model) -> keras.Model:
     half.set_weights(subnet.get_weights())
     x = model.inputs[0]
     for layer in model.layers[1:]:
-        x = (PatchDistributed(half, name=layer.name) if isinstance(layer, PatchDistributed) else layer)(x)
+        if isinstance(layer, PatchDistributed):
+            layer = PatchDistributed(half, name=layer.name)
+        elif isinstance(layer, DenseMap):
+            layer = DenseMap(half, stride=layer.stride, memory=layer.memory, dtype="mixed_float16")
+        x = layer(x)
     return keras.Model(model.inputs[0], x, name=model.name)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from .dense import MEMORY, DenseMap, SubnetMap, one_by_one
-from .layers import PACKAGE, CoverPad, ExtractPatches, PatchDistributed, check_positive
+from .layers import PACKAGE, ExtractPatches, PatchDistributed, check_positive
 
 KINDS = ("centered", "averaged", "filters")
 METHODS = ("exact", "patchwise")
@@ -138,8 +138,8 @@ def anatomy(model: keras.Model) -> tuple[list[keras.layers.Layer], keras.layers.
         ValueError: the model is not a PatchNet.
     """
     layers = getattr(model, "layers", [])
-    cut = [i for i, layer in enumerate(layers) if isinstance(layer, ExtractPatches | CoverPad)]
-    match layers[cut[0] :] if cut else []:
+    cut = [i for i, layer in enumerate(layers) if isinstance(layer, ExtractPatches)]
+    match layers[cut[0] :] if cut else []:  # CoverPad is an ExtractPatches too
         case [_, standardize, PatchDistributed(layer=subnet) | DenseMap(layer=subnet), *_]:
             return layers[1 : cut[0]], standardize, subnet  # without the input layer
     raise ValueError(

@@ -214,11 +214,10 @@ def gather_patches(images: Any, patch_size: int, stride: int) -> Any:
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class CoverPad(keras.layers.Layer):
+class CoverPad(ExtractPatches):
     """The zeros of `ExtractPatches` alone: patches cut from the result without padding are the same.
 
-    Args:
-        patch_size, stride, crop: see `ExtractPatches`.
+    Arguments and errors are those of `ExtractPatches`.
 
     Call arguments:
         images: (B, H, W, C), any float dtype; H and W may be unknown until run time.
@@ -226,44 +225,22 @@ class CoverPad(keras.layers.Layer):
     Returns:
         (B, H', W', C), cropped and zero-padded.
 
-    Raises:
-        ValueError: see `ExtractPatches`.
-
     Example:
         >>> CoverPad(17, stride=4)(keras.ops.zeros((1, 128, 128, 3))).shape
         TensorShape([1, 141, 141, 3])
     """
 
-    def __init__(
-        self,
-        patch_size: int,
-        stride: int | None = None,
-        crop: tuple[int, int] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.patches = ExtractPatches(patch_size, stride, crop)
-
-    def build(self, input_shape: tuple) -> None:
-        """Check the shape of the images; there are no weights."""
-        self.patches.build(input_shape)
-
     def call(self, images: Any) -> Any:
         """Crop and pad (B, H, W, C)."""
-        images = crop_center(images, self.patches.crop)
-        return pad_to_cover(images, self.patches.patch_size, self.patches.stride)
+        return pad_to_cover(crop_center(images, self.crop), self.patch_size, self.stride)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """(B, H, W, C) to (B, H', W', C)."""
-        p, stride = self.patches.patch_size, self.patches.stride
-        sizes = self.patches.crop or input_shape[1:3]
-        padded = [None if size is None else size + sum(cover(size, p, stride)[1:]) for size in sizes]
-        return (input_shape[0], *padded, input_shape[3])
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        own = {key: self.patches.get_config()[key] for key in ("patch_size", "stride", "crop")}
-        return {**super().get_config(), **own}
+        sizes = [
+            None if size is None else size + sum(cover(size, self.patch_size, self.stride)[1:])
+            for size in self.crop or input_shape[1:3]
+        ]
+        return (input_shape[0], *sizes, input_shape[3])
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

@@ -151,7 +151,7 @@ def test_metadata(exported):
     assert int(metadata["stride"]) == arguments.get("stride", arguments["patch_size"])
     assert json.loads(metadata["crop"]) == (list(arguments["crop"]) if "crop" in arguments else None)
     layers = [layer["layer"] for layer in json.loads(metadata["preprocessing"])]
-    assert layers == ["Rescaling"] * (3 if "inverted" in name else 2)
+    assert layers == ["ZeroToOne"] + ["Rescaling"] * (2 if "inverted" in name else 1)
     assert metadata["Image.BitmapPixelFormat"] == {1: "Gray8", 3: "Rgb8"}[model.input_shape[-1]]
     assert metadata["Image.NominalPixelRange"] == "NominalRange_0_255"
     assert metadata["Image.ColorSpaceGamma"] == "SRGB"
@@ -552,3 +552,11 @@ def test_verify_of_other_folders(served, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="not a folder"):
         to_saved_model(model, tmp_path / "file")
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_G_on_overlapping_patches_without_padding_is_exported(precision, tmp_path):
+    """Its patches are never cut: the whole of G is one convolutional network."""
+    model = pn.PatchNet((None, None, 1), 7, filters=4, depth=2, padding="valid", stride=2)
+    done = pn.export.to_onnx(model, tmp_path / "model.onnx", precision=precision)
+    assert done.heatmap <= (1e-5 if precision == "float32" else 5e-3)
