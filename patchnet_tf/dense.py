@@ -29,7 +29,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .layers import PACKAGE, check_positive
+from .layers import PACKAGE, at_least_zero, check_positive
 
 MEMORY = 1792  # MiB
 
@@ -62,6 +62,11 @@ class SubnetMap(keras.layers.Wrapper):
         """Nothing to create: S has its weights."""
 
     @property
+    def last_axes(self) -> tuple[int, ...]:
+        """What a pixel of the map holds: (F,) for filters, () for decisions."""
+        return (self.features,) if self.filters else ()
+
+    @property
     def result_dtype(self) -> str:
         """The dtype of the map: float32 for decisions, S's own for filters."""
         return self.layer.get_layer("tanh").compute_dtype if self.filters else "float32"
@@ -83,7 +88,7 @@ class SubnetMap(keras.layers.Wrapper):
         """(B, H, W, C) to (B, rows, columns) or (B, rows, columns, F)."""
         p, s = self.patch_size, self.stride
         sizes = [None if size is None else (size - p) // s + 1 for size in input_shape[1:3]]
-        return (input_shape[0], *sizes, *((self.features,) if self.filters else ()))
+        return (input_shape[0], *sizes, *self.last_axes)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -135,7 +140,7 @@ class DenseMap(SubnetMap):
         # Tiles are equal: the last ones may reach beyond the image, and what they add is cut off.
         Y, X = (h - 1) * s + p, (w - 1) * s + p
         below, right = (down * h - 1) * s + p - height, (across * w - 1) * s + p - width
-        images = ops.pad(images, [[0, 0], [0, positive(below)], [0, positive(right)], [0, 0]])
+        images = ops.pad(images, [[0, 0], [0, at_least_zero(below)], [0, at_least_zero(right)], [0, 0]])
 
         decide = Tile(self.layer, s, h, w)
         if not decide.padded and isinstance(down, int) and isinstance(across, int) and down * across == 1:
@@ -149,7 +154,7 @@ class DenseMap(SubnetMap):
             pixels = ops.slice(images, start, [1, Y, X, images.shape[3]])
             return self.finish(decide(pixels))  # (h, w, ...)
 
-        last = (self.features,) if self.filters else ()
+        last = self.last_axes
         size = tuple(n if isinstance(n, int) else None for n in (h, w))
         tiles = one_by_one(decide_tile, batch * down * across, (*size, *last), self.result_dtype)
         tiles = ops.reshape(tiles, (-1, down, across, h, w, *last))
@@ -179,11 +184,6 @@ def after(value: Any) -> Any:
 
         return tf.control_dependencies([value])
     return contextlib.nullcontext()
-
-
-def positive(size: Any) -> Any:
-    """Return max(size, 0) of an int or a scalar tensor."""
-    return max(size, 0) if isinstance(size, int) else ops.maximum(size, 0)
 
 
 def split(count: Any, side: int) -> tuple[Any, Any]:

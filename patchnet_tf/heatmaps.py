@@ -180,7 +180,7 @@ class PatchwiseMap(SubnetMap):
                 x = layer(x)
             return self.finish(x)
 
-        last = (self.features,) if self.filters else ()
+        last = self.last_axes
         chunks = (count + chunk - 1) // chunk
         decided = one_by_one(decide_chunk, chunks, (chunk, *last), self.result_dtype)  # (chunks, chunk, ...)
         decided = ops.reshape(decided, (-1, *last))[:count]

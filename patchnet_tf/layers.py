@@ -20,6 +20,11 @@ def check_positive(name: str, value: Any) -> int:
     return int(value)
 
 
+def at_least_zero(size: Any) -> Any:
+    """Return max(size, 0) of an int or a scalar tensor."""
+    return max(size, 0) if isinstance(size, int) else ops.maximum(size, 0)
+
+
 def cover(size: Any, patch_size: int, stride: int) -> tuple[Any, Any, Any]:
     """How many patches cover `size` pixels, and the zeros before and after that they need.
 
@@ -31,7 +36,7 @@ def cover(size: Any, patch_size: int, stride: int) -> tuple[Any, Any, Any]:
     """
     count = (size + stride - 1) // stride
     total = (count - 1) * stride + patch_size - size
-    total = max(total, 0) if isinstance(total, int) else ops.maximum(total, 0)
+    total = at_least_zero(total)
     return count, total // 2, total - total // 2
 
 
