@@ -16,10 +16,13 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=[
         "patchnet_tf",
+        "patchnet_tf.baselines",
         "patchnet_tf.data",
         "patchnet_tf.configs",
         "patchnet_tf.export",
         "patchnet_tf.serving",
+        "patchnet_tf.serving.deploy",
+        "patchnet_tf.serving.page",
     ],
     # Configurations are files of the checkout that an installed `patchnet demo` needs too.
     package_dir={
@@ -27,18 +30,30 @@ setup(
         "patchnet_tf.configs": "configs",
         "patchnet_tf.export": "export",
         "patchnet_tf.serving": "serving",
+        "patchnet_tf.serving.deploy": "serving/deploy",
+        "patchnet_tf.serving.page": "serving/page",
     },
-    package_data={"patchnet_tf": ["py.typed"], "patchnet_tf.configs": ["*.yaml"]},
+    package_data={
+        "patchnet_tf": ["py.typed", "templates/*"],
+        "patchnet_tf.configs": ["*.yaml"],
+        "patchnet_tf.serving.deploy": ["*.config", "*.txt", "*.yaml"],
+        "patchnet_tf.serving.page": ["*.html", "*.js", "*.css"],
+    },
     install_requires=[
         "numpy>=1.26,<3",
         "keras>=3.12,<4",
         "tensorflow>=2.20,<2.22",
         "tensorboard>=2.20,<2.22",
         "tensorflow-serving-api>=2.20,<2.22",
+        "urllib3>=2.2,<3",
         "opencv-python-headless>=4.10,<6",
         "pillow>=10.1,<14",
         "scikit-image>=0.25,<0.27",
+        "matplotlib>=3.9,<4",
+        "jinja2>=3.1,<4",
         "scikit-learn>=1.5,<2",
+        "scipy>=1.15,<2",
+        "mahotas>=1.4.18,<2",
         "pydantic>=2.9,<3",
         "pyyaml>=6,<7",
         "typer>=0.15,<1",
@@ -48,6 +63,10 @@ setup(
         # Up to 1.26 it is built for CUDA 12, as TensorFlow is. It runs without a GPU too.
         "onnxruntime-gpu>=1.24,<1.27",
     ],
-    extras_require={"test": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<1"]},
+    extras_require={
+        "jax": ["jax>=0.7,<1"],
+        "serve": ["kserve>=0.21,<0.22"],
+        "test": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<1", "kserve>=0.21,<0.22"],
+    },
     entry_points={"console_scripts": ["patchnet = patchnet_tf.cli:main"]},
 )

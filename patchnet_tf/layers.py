@@ -1,9 +1,10 @@
-"""The layers that PatchNet is made of: patches of an image, S on each of them, and S's last steps.
+"""The layers that PatchNet is made of: pre-processing, patches of an image, S on each, and S's last steps.
 
 Images and maps are channels last. Shapes: B images, H rows, W columns, C channels, p patch size,
 P patches per image, N patches of all images, F filters.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -18,6 +19,13 @@ def check_positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise ValueError(f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}")
     return int(value)
+
+
+def check_number(name: str, value: Any, least: float) -> float:
+    """Return `value` when it is a finite number of at least `least`; raise ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
+        raise ValueError(f"`{name}` must be a finite number of at least {least}. Received: {name}={value!r}")
+    return value
 
 
 def at_least_zero(size: Any) -> Any:
@@ -72,6 +80,106 @@ class ZeroToOne(keras.layers.Layer):
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """Keep the shape."""
         return tuple(input_shape)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class GammaCorrection(keras.layers.Layer):
+    """Pixels x become x ** (1 / gamma): brighter for a gamma above 1, darker below; 0 and 1 stay.
+
+    2.2 before `ShadesOfGray` is what published implementations of the pre-processing of dermoscopy images
+    by Barata, Celebi and Marques (2015) do: it brightens what is brightened for the eye already. The other
+    direction, `GammaCorrection(1 / 2.2)`, makes sRGB files roughly linear in light. It is computed in
+    float32. Pixels of 0..255 need `ZeroToOne` before it; inside `PatchNet` they have that.
+
+    Args:
+        gamma: at least 0.01.
+
+    Call arguments:
+        images: (B, H, W, C) in 0..1.
+
+    Returns:
+        (B, H, W, C) in 0..1, in the layer's compute dtype.
+
+    Raises:
+        ValueError: `gamma` is not such a number, or the images have other than four axes.
+
+    Example:
+        >>> float(GammaCorrection(2.0)(keras.ops.full((1, 1, 1, 1), 0.25))[0, 0, 0, 0])
+        0.5
+    """
+
+    def __init__(self, gamma: float = 2.2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gamma = check_number("gamma", gamma, 0.01)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def call(self, images: Any) -> Any:
+        """Brighten or darken."""
+        return ops.cast(ops.power(ops.cast(images, "float32"), 1 / self.gamma), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Keep the shape."""
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "gamma": self.gamma}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ShadesOfGray(keras.layers.Layer):
+    """Colour constancy: the colour of the light is estimated in each image, and taken out of it.
+
+    The light's share of channel c is the Minkowski mean of the channel over the whole image,
+    e_c = mean(x_c ** norm) ** (1 / norm), scaled so that sum(e_c ** 2) = 1; the channel is multiplied by
+    1 / (sqrt(C) * e_c), and what exceeds 1 is clipped. Under white light, all e_c alike, an image stays as
+    it is, as do grey images (C = 1). Black pixels stay black and do not change the estimate: they lower all
+    e_c by one factor. A channel that is 0 everywhere stays 0. It is computed in float32.
+
+    Finlayson and Trezzi (2004), with norm 6 as in Barata, Celebi and Marques, "Improving dermoscopy image
+    classification using color constancy" (2015).
+
+    Args:
+        norm: of the mean, at least 1: 1 is the grey world, a large one goes towards the brightest pixel.
+
+    Call arguments:
+        images: (B, H, W, C) in 0..1 (of 0..255 nearly all would be clipped).
+
+    Returns:
+        (B, H, W, C) in 0..1, in the layer's compute dtype.
+
+    Raises:
+        ValueError: `norm` is not such a number, or the images have other than four axes.
+
+    Example:
+        >>> ShadesOfGray()(numpy.full((1, 8, 8, 3), (0.2, 0.4, 0.4)))[0, 0, 0]  # 0.6 / sqrt(3) each
+        [0.34641016, 0.34641016, 0.34641016]
+    """
+
+    def __init__(self, norm: float = 6, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.norm = check_number("norm", norm, 1)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def call(self, images: Any) -> Any:
+        """Divide by the colour of the light."""
+        x = ops.cast(images, "float32")
+        # In parts of the channel's brightest pixel: small numbers to the 6th would vanish.
+        brightest = ops.maximum(ops.max(x, axis=(1, 2), keepdims=True), 1e-6)  # (B, 1, 1, C)
+        mean = ops.mean(ops.power(x / brightest, self.norm), axis=(1, 2), keepdims=True)
+        light = brightest * ops.power(mean, 1 / self.norm)
+        length = ops.sqrt(ops.sum(ops.square(light), axis=-1, keepdims=True))
+        # Where a channel is 0, so is its light.
+        gain = length / (math.sqrt(x.shape[-1]) * ops.maximum(light, 1e-12))
+        return ops.cast(ops.clip(x * gain, 0, 1), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Keep the shape."""
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "norm": self.norm}
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

@@ -5,7 +5,15 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchnet_tf.layers import Decision, ExtractPatches, FilterReadout, PatchDistributed, gather_patches
+from patchnet_tf.layers import (
+    Decision,
+    ExtractPatches,
+    FilterReadout,
+    GammaCorrection,
+    PatchDistributed,
+    ShadesOfGray,
+    gather_patches,
+)
 
 from . import reference
 
@@ -96,9 +104,124 @@ def test_average_of_saturated_decisions_keeps_its_gradient(logit, dtype):
     np.testing.assert_allclose(gradient * np.sign(logit), 1 / 64, rtol=0.15)
 
 
+def test_gamma_by_hand():
+    x = np.array([0, 0.25, 0.5, 1], "float32").reshape(1, 2, 2, 1)
+    np.testing.assert_allclose(np.ravel(GammaCorrection(2)(x)), [0, 0.5, 0.70710678, 1], rtol=1e-6)
+    # ln 0.5 / 2.2 = -0.3150669; exp(-0.3150669) = 0.7297400
+    assert float(GammaCorrection()(x)[0, 1, 0, 0]) == pytest.approx(0.72974, abs=1e-6)
+    np.testing.assert_allclose(GammaCorrection(1 / 2.2)(GammaCorrection(2.2)(x)), x, atol=1e-6)
+    for layer in (GammaCorrection(), ShadesOfGray()):
+        with pytest.raises(ValueError, match="ndim=4"):
+            layer(np.zeros((8, 8, 3)))
+
+
+def test_shades_of_gray_by_hand():
+    """Light (2, 4, 4) / 6 is taken out of its own colour: 0.6 / sqrt(3) in every channel."""
+    x = np.full((1, 3, 5, 3), (0.2, 0.4, 0.4), "float32")
+    np.testing.assert_allclose(ShadesOfGray()(x), 0.6 / np.sqrt(3), rtol=1e-6)
+    # Grey world, norm 1: two pixels with the means 0.3, 0.4 and 0, whose length is 0.5.
+    x = np.array([[0.1, 0.4, 0], [0.5, 0.4, 0]], "float32").reshape(1, 1, 2, 3)
+    gain = 0.5 / (np.sqrt(3) * np.array([0.3, 0.4]))  # 0.962, 0.722
+    expected = [[0.1 * gain[0], 0.4 * gain[1], 0], [0.5 * gain[0], 0.4 * gain[1], 0]]
+    np.testing.assert_allclose(ShadesOfGray(1)(x)[0, 0], expected, rtol=1e-6)
+    # Norm 2: blue has sqrt((0.8^2 + 0.6^2) / 2) = 0.7071, red and green 0.1: gain of red 4.148, clipped.
+    x = np.array([[0.1, 0.1, 0.8], [0.1, 0.1, 0.6]], "float32").reshape(1, 1, 2, 3)
+    gain = np.sqrt(0.01 + 0.01 + 0.5) / (np.sqrt(3) * np.array([0.1, 0.1, np.sqrt(0.5)]))
+    np.testing.assert_allclose(ShadesOfGray(2)(x)[0, 0], x[0, 0] * gain, rtol=1e-6)
+    x[0, 0, 0, 0] = 0.14142136  # red has 0.12247 then: 0.14142 * 0.7246 / (1.732 * 0.12247) = 0.483
+    assert float(ShadesOfGray(2)(x)[0, 0, 0, 0]) == pytest.approx(0.48305, abs=1e-5)
+
+
+def shades_of_gray(x, norm):
+    """One image (H, W, C) in plain numpy and float64."""
+    light = (x.astype("float64") ** norm).mean(axis=(0, 1)) ** (1 / norm)
+    light = light / np.sqrt((light**2).sum())
+    return np.clip(x / (np.sqrt(x.shape[-1]) * light), 0, 1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    norm=st.floats(1, 20),
+    gamma=st.floats(0.2, 5),
+    seed=st.integers(0, 99),
+    c=st.sampled_from([1, 3]),
+    dark=st.floats(0.01, 1),
+)
+def test_preprocessing_is_numpys_and_stays_in_0_to_1(norm, gamma, seed, c, dark):
+    """In a batch each image has its own light."""
+    rng = np.random.default_rng(seed)
+    levels = rng.integers(0, 256, (3, 5, 6, c)) * dark * rng.uniform(0.1, 1, (3, 1, 1, c))
+    x = (np.ceil(levels) / 255).astype("float32")
+    got = np.asarray(ShadesOfGray(norm)(x))
+    assert got.min() >= 0
+    assert got.max() <= 1
+    np.testing.assert_allclose(got, [shades_of_gray(image, norm) for image in x], atol=2e-6)
+    if c == 1:
+        np.testing.assert_allclose(got, x, atol=2e-6)
+    got = np.asarray(GammaCorrection(gamma)(x))
+    assert got.min() >= 0
+    assert got.max() <= 1
+    np.testing.assert_allclose(got, x.astype("float64") ** (1 / gamma), atol=2e-6)
+
+
+def test_shades_of_gray_of_black_and_of_one_colour(rng):
+    black = np.zeros((1, 4, 5, 3), "float32")
+    np.testing.assert_array_equal(ShadesOfGray()(black), black)
+    x = rng.random((1, 4, 5, 3), "float32")
+    x[..., 1] = 0
+    got = np.asarray(ShadesOfGray()(x))
+    assert np.isfinite(got).all()
+    np.testing.assert_array_equal(got[..., 1], 0)
+    assert got[..., 0].max() > 0.5
+
+
+def test_black_pixels_do_not_change_the_light(rng):
+    x = rng.random((1, 4, 5, 3), "float32")
+    padded = np.pad(x, [(0, 0), (7, 9), (3, 0), (0, 0)])
+    np.testing.assert_allclose(ShadesOfGray()(padded)[:, 7:11, 3:], ShadesOfGray()(x), atol=1e-6)
+
+
+def test_preprocessing_in_half_precision(rng):
+    """Sixth powers of dark pixels are 0 in float16; the light is that of float32."""
+    x = (rng.random((1, 20, 20, 3)) * (0.04, 0.08, 0.02)).astype("float16")
+    for layer in (ShadesOfGray, GammaCorrection):
+        half = layer(dtype="mixed_float16")(x)
+        assert keras.backend.standardize_dtype(half.dtype) == "float16"
+        np.testing.assert_allclose(half, layer()(x.astype("float32")), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: GammaCorrection(0),
+        lambda: GammaCorrection(float("inf")),
+        lambda: GammaCorrection("2.2"),
+        lambda: ShadesOfGray(0.9),
+        lambda: ShadesOfGray(float("nan")),
+        lambda: ShadesOfGray(True),
+    ],
+)
+def test_bad_preprocessing(bad):
+    with pytest.raises(ValueError, match=r"`(gamma|norm)` must be a finite number of at least .* Received: "):
+        bad()
+
+
+@pytest.mark.parametrize("layer", [GammaCorrection(2.2), ShadesOfGray(6)])
+def test_preprocessing_keeps_the_shape(layer):
+    assert layer.compute_output_shape((None, None, 7, 3)) == (None, None, 7, 3)
+    assert layer(keras.Input((None, 7, 3))).shape == (None, None, 7, 3)
+
+
 @pytest.mark.parametrize(
     "layer",
-    [ExtractPatches(5, 3, (7, 9)), FilterReadout(), Decision(), PatchDistributed(keras.layers.Flatten())],
+    [
+        GammaCorrection(1.8),
+        ShadesOfGray(4),
+        ExtractPatches(5, 3, (7, 9)),
+        FilterReadout(),
+        Decision(),
+        PatchDistributed(keras.layers.Flatten()),
+    ],
 )
 def test_config_is_the_constructors_arguments(layer):
     copy = type(layer).from_config(layer.get_config())
