@@ -55,9 +55,9 @@ def tensorflow(path: Path, output: str, images: np.ndarray) -> Callable[[], obje
     return lambda: (loaded, call(image=image)[output].numpy())
 
 
-def work(connection: Connection, engine: Callable, path: Path, output: str, images: np.ndarray) -> None:
+def work(connection: Connection, engine: Callable, *arguments: object) -> None:
     """Call the engine each time when told to; answer seconds and the peak memory in MiB so far."""
-    call = engine(path, output, images)
+    call = engine(*arguments)
     while connection.recv():
         began = time.perf_counter()
         call()
@@ -66,7 +66,7 @@ def work(connection: Connection, engine: Callable, path: Path, output: str, imag
 
 
 def side_by_side(jobs: dict[str, tuple], repeats: int) -> dict[str, tuple[float, float]]:
-    """Return {name: (best seconds, peak MiB)} of jobs (engine, path, output, images) that take turns."""
+    """Return {name: (best seconds, peak MiB)} of jobs (engine, *arguments) that take turns."""
     fresh, workers = multiprocessing.get_context("spawn"), {}
     for name, job in jobs.items():
         connection, other = fresh.Pipe()

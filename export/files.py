@@ -31,9 +31,12 @@ def staging(target: Path) -> Iterator[Path]:
 
 
 def place(staged: Path, target: Path) -> None:
-    """Move a staged file or folder to its place."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(staged, target)
+    """Move a staged file or folder to its place; an OSError names the place."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staged, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 def write_json(value: Any, path: Path) -> None:

@@ -35,7 +35,7 @@ def describe(
     Raises:
         InputError: there are not two different class names, or `extra` is not text or has a key of ours.
     """
-    names = list(class_names)
+    names = [] if class_names is None or isinstance(class_names, str) else list(class_names)
     if len(names) != 2 or len(set(names)) != 2 or not all(isinstance(n, str) and n for n in names):
         raise InputError(f"`class_names` must be two different names. Received: class_names={class_names!r}")
     before, standardize, subnet = anatomy(model)
@@ -48,6 +48,7 @@ def describe(
         "patch_size": str(cut.patch_size),
         "stride": str(cut.stride),
         "crop": json.dumps(cut.crop),
+        "smallest_image": json.dumps(cut.crop or (cut.patch_size, cut.patch_size)),
         "filters": str(subnet.get_layer("readout").kernel.shape[-1]),
         "depth": str(sum(isinstance(layer, keras.layers.Conv2D) for layer in subnet.layers)),
         "preprocessing": json.dumps([summary(layer) for layer in [*before, standardize]]),

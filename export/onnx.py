@@ -15,7 +15,7 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
-from ..config import InputError
+from ..config import SIDE, InputError
 from ..layers import ExtractPatches, check_positive, crop_center, gather_patches
 from ..serving import manifest
 from . import files
@@ -25,6 +25,9 @@ from .signature import half_precision, signature, smallest_image
 from .verification import TOLERANCE, Verification, compare, run_onnx, trials
 
 OPSET = 18
+# MiB for the features of a tile. ONNX Runtime's arena holds on to what it once took, and small tiles cost it
+# next to nothing (docs/export.md), unlike TensorFlow.
+MEMORY = 256
 DIMENSIONS = ("batch", "height", "width")
 
 
@@ -59,7 +62,8 @@ def to_onnx(
         batch: number of images in every batch, likewise.
         class_names: of class 0 and class 1.
         metadata: more keys and texts for the file to carry.
-        images: (N, H, W, C) in 0..255 to compare on, beside generated ones; a few of them are used.
+        images: (N, H, W, C) in 0..255 to compare on, beside generated ones; a few of them are used, and of
+            larger ones than `size` their middle.
         overwrite: replace a file that is there.
 
     Returns:
@@ -67,6 +71,7 @@ def to_onnx(
 
     Raises:
         InputError: an argument is not as above, or the file exists.
+        ValueError: the model is not a PatchNet.
         VerificationError: the file would compute something else than Keras. Nothing is written then.
         OSError: the file cannot be written.
 
@@ -79,6 +84,8 @@ def to_onnx(
         raise InputError(f'`precision` must be "float32" or "float16". Received: precision={precision!r}')
     if path.suffix != ".onnx":
         raise InputError(f"The name of an ONNX file ends with .onnx. Received: path={path}")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder has that name")
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already; --overwrite (overwrite=True) replaces it")
     shape = fixed_shape(model, size, batch)
@@ -109,10 +116,10 @@ def fixed_shape(model: keras.Model, size: tuple[int, int] | None, batch: int | N
             "`size` must be (height, width), and `batch` a number, all of at least 1. "
             f"Received: size={size!r}, batch={batch!r}"
         ) from None
-    if size is not None and (height < least[0] or width < least[1]):
+    if size is not None and not (least[0] <= height <= SIDE and least[1] <= width <= SIDE):
         raise InputError(
-            f"`size` must be at least {least[0]} x {least[1]} (height x width), as the model needs. "
-            f"Received: size={height} x {width}"
+            f"`size` must be from {least[0]} x {least[1]} (height x width), as the model needs, to "
+            f"{SIDE} x {SIDE}. Received: size={height} x {width}"
         )
     return batch, height, width, model.input_shape[-1]
 
@@ -146,8 +153,10 @@ def convert(model: keras.Model, precision: str, shape: tuple, described: dict[st
     """Return the checked ONNX model."""
     if precision == "float16":
         model = half_precision(model)
-    outputs = signature(model, GatheredPatches).python_function
-    spec = tf.TensorSpec(shape, tf.uint8, name="image")
+    outputs = signature(model, GatheredPatches, memory=MEMORY).python_function
+    # Any shape, also where it is fixed: of a known one TensorFlow would work out where each gather reads, and
+    # store that in the file, which grew with the image. `label` declares the shape.
+    spec = tf.TensorSpec((None, None, None, shape[3]), tf.uint8, name="image")
     function = tf.function(outputs, autograph=False)
     converted, _ = tf2onnx.convert.from_function(function, input_signature=[spec], opset=OPSET)
     make_optional(converted.graph, "heatmap", "heatmap_wanted")

@@ -1,5 +1,6 @@
 """A PatchNet as a SavedModel in TF Serving's layout: NAME/1, NAME/2, ..., the highest number being served."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from .signature import Signature, signature, smallest_image
 from .verification import TOLERANCE, Run, Verification, compare, trials
 
 BOTH = ("probability", "heatmap")
+METADATA = "assets.extra/metadata.json"
 
 
 def to_saved_model(
@@ -65,10 +67,11 @@ def to_saved_model(
     with files.staging(target) as folder:
         staged = folder / target.name
         write(model, staged)
-        run, runtime, shape, precision = run_saved_model(staged)
+        files.write_json(described, staged / METADATA)
+        run, runtime, shape, _ = run_saved_model(staged)
+        tolerance = TOLERANCE[described["precision"]]
         batches = trials(model, images, shape)
-        verification = compare(target, signature(model), run, runtime, TOLERANCE[precision], batches)
-        files.write_json(described, staged / "assets.extra" / "metadata.json")
+        verification = compare(target, signature(model), run, runtime, tolerance, batches)
         files.write_json(verification.test_vectors(), staged / "test_vectors.json")
         files.write_json({"saved_model.pb": verification.record()}, staged / "verification.json")
         files.write_json(manifest.manifest(staged), staged / manifest.NAME)
@@ -88,7 +91,8 @@ def write(model: keras.Model, folder: Path) -> None:
     height, width = smallest_image(model)
     outputs = {"serving_default": BOTH, "probability": BOTH[:1], "heatmap": BOTH[1:]}
     answers = {
-        name: checked(signature(model, outputs=names), height, width) for name, names in outputs.items()
+        name: checked(signature(model, outputs=names), height, width, channels)
+        for name, names in outputs.items()
     }
 
     def decode(file: tf.Tensor) -> tf.Tensor:
@@ -119,18 +123,24 @@ def write(model: keras.Model, folder: Path) -> None:
             writer.write(warm_up(folder, name, spec.name, value).SerializeToString())
 
 
-def checked(answer: Signature, height: int, width: int) -> Signature:
-    """Let a signature say what is wrong with an image that is too small."""
-    message = f"This model takes images of at least {height} x {width} pixels (height x width)"
+def checked(answer: Signature, height: int, width: int, channels: int) -> Signature:
+    """Let a signature say what is wrong with images that it cannot take: the caller sees the message."""
 
     def check_and_answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
         shape = tf.shape(image)
-        large_enough = [
-            tf.debugging.assert_greater_equal(shape[1], height, message),
-            tf.debugging.assert_greater_equal(shape[2], width, message),
+        conditions = [
+            tf.debugging.assert_positive(shape[0], "This model takes at least one image"),
+            tf.debugging.assert_equal(
+                shape[3], channels, f"This model takes images of {channels} channel(s)"
+            ),
+            tf.debugging.assert_greater_equal(
+                shape[1:3],
+                [height, width],
+                f"This model takes images of at least {height} x {width} pixels (height x width)",
+            ),
         ]
-        with tf.control_dependencies(large_enough):
-            return answer(tf.identity(image))
+        with tf.control_dependencies(conditions):
+            return answer(tf.ensure_shape(tf.identity(image), (None, None, None, channels)))
 
     return check_and_answer
 
@@ -146,11 +156,15 @@ def warm_up(folder: Path, endpoint: str, name: str, value: Any) -> prediction_lo
     )
 
 
-def run_saved_model(folder: Path) -> tuple[Run, str, tuple, str]:
-    """Return how to run a SavedModel, what runs it, the shape of its input (None: any) and its precision."""
+def run_saved_model(folder: Path) -> tuple[Run, str, tuple, dict[str, str]]:
+    """Return how to run a SavedModel, what runs it, the shape of its input (None: any) and its metadata."""
     if not (folder / "saved_model.pb").is_file():
         raise ValueError(f"{folder}: not a SavedModel (there is no saved_model.pb in it)")
     manifest.check(folder)
+    try:
+        described = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(f"{folder}: a SavedModel, but not one made by `patchnet export`") from None
     try:
         loaded = tf.saved_model.load(str(folder))
     except Exception as error:  # a damaged file raises whatever its parsers stumble over
@@ -167,4 +181,4 @@ def run_saved_model(folder: Path) -> tuple[Run, str, tuple, str]:
 
     # The signature holds a reference to its functions only, not to the variables that they read.
     run.loaded = loaded
-    return run, f"TensorFlow {tf.__version__} SavedModel", tuple(specs["image"].shape), "float32"
+    return run, f"TensorFlow {tf.__version__} SavedModel", tuple(specs["image"].shape), described

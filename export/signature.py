@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from ..dense import DenseMap
+from ..dense import MEMORY, DenseMap
 from ..heatmaps import anatomy, heatmap_model
 from ..layers import Decision, ExtractPatches, PatchDistributed
 
@@ -16,6 +16,7 @@ def signature(
     model: keras.Model,
     patches: type[ExtractPatches] = ExtractPatches,
     outputs: Sequence[str] = ("probability", "heatmap"),
+    memory: int = MEMORY,
 ) -> Signature:
     """Return the function that is exported, as one graph for every size of image and of batch.
 
@@ -23,6 +24,7 @@ def signature(
         model: what `PatchNet` or `load_model` returned. The weights are shared, not copied.
         patches: the class that cuts the patches.
         outputs: what to compute. TensorFlow computes what is in a graph, asked for or not.
+        memory: of the heatmap, in MiB, as `heatmap_model` takes it.
 
     Returns:
         A function of `image`, uint8 (B, H, W, C), that returns "probability", float32 (B,), and "heatmap",
@@ -31,9 +33,16 @@ def signature(
     Raises:
         ValueError: the model is not a PatchNet.
     """
-    whole, heatmap = free_size(model, patches), heatmap_model(model)
+    decisions, heatmap = free_size(model, patches), heatmap_model(model, memory=memory)
+
+    def mean(pixels: tf.Tensor) -> tf.Tensor:
+        # In double precision, so that the order of the sum, which ONNX Runtime chooses anew for every size of
+        # a batch, does not show: an image gets the same probability in a batch and alone.
+        q = tf.cast(decisions(pixels, training=False)[..., 0], tf.float64)  # (B, patches)
+        return tf.reduce_mean(q, axis=1)
+
     compute = {
-        "probability": lambda pixels: whole(pixels, training=False)[:, 0],
+        "probability": mean,
         "heatmap": lambda pixels: heatmap(pixels, training=False),
     }
 
@@ -46,10 +55,10 @@ def signature(
 
 
 def free_size(model: keras.Model, patches: type[ExtractPatches]) -> keras.Model:
-    """Return G for images of any size, though `model` may have been made for one."""
+    """Return G before its mean, (B, patches, 1), for images of any size, though `model` may be for one."""
     anatomy(model)  # a PatchNet is a chain of layers
     image = x = keras.Input((None, None, model.input_shape[-1]), name="image")
-    for layer in model.layers[1:]:
+    for layer in model.layers[1:-1]:
         x = (patches.from_config(layer.get_config()) if type(layer) is ExtractPatches else layer)(x)
     return keras.Model(image, x, name=model.name)
 

@@ -1,5 +1,6 @@
 """The proof that an exported file computes what Keras does: run it in its own runtime, and compare."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,11 @@ import tensorflow as tf
 from ..config import InputError
 from ..data import check_images
 from ..serving import Predictor
+from .metadata import describe
 from .signature import Signature, signature, smallest_image
 
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
+VECTOR_PIXELS = 2**17  # numbers of test vectors' images: each is several bytes of JSON
 GIVEN = 2  # of the images that a user gives, so many are compared
 
 Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # images to probability and heatmap
@@ -80,15 +83,18 @@ class Verification:
         }
 
     def test_vectors(self) -> list[dict]:
-        """Return the generated images and Keras's answers as nested lists, for JSON."""
+        """Return generated images and Keras's answers as nested lists, for JSON: the first batch, and others
+        as long as all have no more than `VECTOR_PIXELS`."""
+        generated = [batch for batch in self.batches if batch.source == "generated"]
+        pixels = np.cumsum([batch.images.size for batch in generated])
         return [
             {
                 "image": batch.images.tolist(),
                 "probability": np.round(batch.expected[0].astype(float), 7).tolist(),
                 "heatmap": np.round(batch.expected[1].astype(float), 7).tolist(),
             }
-            for batch in self.batches
-            if batch.source == "generated"
+            for k, batch in enumerate(generated)
+            if k == 0 or pixels[k] <= VECTOR_PIXELS
         ]
 
 
@@ -99,7 +105,8 @@ def verify(model: keras.Model, path: str | Path, *, images: Any = None) -> Verif
         model: the PatchNet.
         path: an ONNX file; or a SavedModel, its version folder or the folder of its versions, of which the
             newest is taken.
-        images: (N, H, W, C) in 0..255 to compare on, beside generated ones; a few of them are used.
+        images: (N, H, W, C) in 0..255 to compare on, beside generated ones; a few of them are used, and of
+            larger ones than the file takes their middle.
 
     Returns:
         The differences, none above the tolerance: 1e-4, or 5e-3 for float16.
@@ -108,7 +115,7 @@ def verify(model: keras.Model, path: str | Path, *, images: Any = None) -> Verif
         FileNotFoundError: there is no such file.
         InputError: it was not exported by this package, was altered or truncated, or does not take the
             model's images; or `images` are not as above.
-        VerificationError: a difference exceeds the tolerance.
+        VerificationError: it was made from another model, or a difference exceeds the tolerance.
 
     Example:
         >>> verify(model, "model.onnx").heatmap
@@ -122,9 +129,9 @@ def verify(model: keras.Model, path: str | Path, *, images: Any = None) -> Verif
     try:
         if path.is_dir():
             path = newest_version(path)
-            run, runtime, shape, precision = saved_model.run_saved_model(path)
+            run, runtime, shape, described = saved_model.run_saved_model(path)
         else:
-            run, runtime, shape, precision = run_onnx(path)
+            run, runtime, shape, described = run_onnx(path)
     except ValueError as error:
         raise InputError(str(error)) from None
     if shape[3] != model.input_shape[-1]:
@@ -132,7 +139,19 @@ def verify(model: keras.Model, path: str | Path, *, images: Any = None) -> Verif
             f"{path}: made from another model, whose images have {shape[3]} channel(s). "
             f"Received: a model for {model.input_shape[-1]}"
         )
-    return compare(path, signature(model), run, runtime, TOLERANCE[precision], trials(model, images, shape))
+    check_same_model(path, described, model)
+    tolerance = TOLERANCE[described["precision"]]
+    return compare(path, signature(model), run, runtime, tolerance, trials(model, images, shape))
+
+
+def check_same_model(path: Path, described: dict[str, str], model: keras.Model) -> None:
+    """Raise VerificationError where a file says of itself something else than holds for the model."""
+    expected = describe(model, described["precision"], ("0", "1"), {})
+    for key in ("patch_size", "stride", "crop", "filters", "depth", "preprocessing"):
+        if described[key] != expected[key]:
+            raise VerificationError(
+                f"{path}: made from another model; its {key} is {described[key]}, the model's {expected[key]}"
+            )
 
 
 def newest_version(path: Path) -> Path:
@@ -145,11 +164,11 @@ def newest_version(path: Path) -> Path:
     return max(versions, key=lambda folder: int(folder.name))
 
 
-def run_onnx(path: Path) -> tuple[Run, str, tuple, str]:
-    """Return how to run an ONNX file, what runs it, the shape of its input (None: any) and its precision."""
+def run_onnx(path: Path) -> tuple[Run, str, tuple, dict[str, str]]:
+    """Return how to run an ONNX file, what runs it, the shape of its input (None: any) and its metadata."""
     predictor = Predictor(path)
     runtime = f"ONNX Runtime {onnxruntime.__version__}, {predictor.provider}"
-    return predictor, runtime, predictor.input_shape, predictor.metadata["precision"]
+    return predictor, runtime, predictor.input_shape, predictor.metadata
 
 
 def trials(model: keras.Model, images: Any, shape: tuple) -> list[tuple[str, np.ndarray]]:
@@ -172,12 +191,17 @@ def trials(model: keras.Model, images: Any, shape: tuple) -> list[tuple[str, np.
         chosen.append(("generated", picture.astype("uint8")))
     if images is not None:
         images = check_images(images, channels=channels, smallest=least)
-        if any(fixed not in (None, side) for fixed, side in zip(size, images.shape[1:3], strict=True)):
-            raise InputError(
-                f"images: expected the exported size, {size[0]} x {size[1]}. Received: shape={images.shape}"
+        if any(fixed and side < fixed for fixed, side in zip(size, images.shape[1:3], strict=True)):
+            warnings.warn(
+                f"images: smaller than those that the file takes, {size[0]} x {size[1]}; comparing on "
+                "generated ones alone",
+                stacklevel=2,
             )
+            return chosen
         spread = np.linspace(0, len(images) - 1, batch or min(GIVEN, len(images))).astype(int)
-        chosen.append(("given", images[spread].astype("uint8")))
+        h, w = (fixed or side for fixed, side in zip(size, images.shape[1:3], strict=True))
+        top, left = (images.shape[1] - h) // 2, (images.shape[2] - w) // 2
+        chosen.append(("given", images[spread, top : top + h, left : left + w].astype("uint8")))
     return chosen
 
 

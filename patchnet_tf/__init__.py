@@ -28,7 +28,17 @@ _WHERE = {
     "load_model": "patchnet",
     "heatmap_model": "heatmaps",
 }
-_MODULES = {"callbacks", "data", "export", "heatmaps", "layers", "metrics", "serving"}
+_MODULES = {
+    "baselines",
+    "callbacks",
+    "data",
+    "export",
+    "faithfulness",
+    "heatmaps",
+    "layers",
+    "metrics",
+    "serving",
+}
 
 __all__ = [*sorted(_WHERE), *sorted(_MODULES)]
 

@@ -28,6 +28,7 @@ class Convergence(keras.callbacks.EarlyStopping):
 
     Args:
         patience: epochs without an improvement, at least 1; the paper's is 1000.
+        accuracy: False leaves the rule about the accuracy out. Then `val_loss` is needed.
         verbose: 1 prints one line at the end, 0 none.
 
     Attributes:
@@ -47,9 +48,10 @@ class Convergence(keras.callbacks.EarlyStopping):
         >>> model.fit(images, labels, initial_epoch=57, callbacks=[convergence], ...)
     """
 
-    def __init__(self, patience: int = 1000, *, verbose: int = 1) -> None:
+    def __init__(self, patience: int = 1000, *, accuracy: bool = True, verbose: int = 1) -> None:
         patience = check_positive("patience", patience)
         super().__init__("val_loss", patience=patience, mode="min", restore_best_weights=True)
+        self.accuracy = accuracy
         self.verbose = verbose
         self._resumed = False
         self._begin()
@@ -100,7 +102,7 @@ class Convergence(keras.callbacks.EarlyStopping):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Apply both rules."""
         logs = logs or {}
-        accuracy = next((logs[name] for name in ACCURACIES if name in logs), None)
+        accuracy = next((logs[name] for name in ACCURACIES if self.accuracy and name in logs), None)
         if "val_loss" not in logs:
             self._without_val_loss(accuracy, logs)
         best = self.best_weights, self.best_epoch
@@ -139,7 +141,7 @@ class Convergence(keras.callbacks.EarlyStopping):
         if accuracy is None:
             raise ValueError(
                 "`Convergence` needs `validation_data` in `fit`, or an accuracy among the metrics of "
-                f"`compile`. Received: logs with {', '.join(logs) or 'nothing'}"
+                f"`compile` and accuracy=True. Received: logs with {', '.join(logs) or 'nothing'}"
             )
         if not self._warned:
             self._warned = True
@@ -152,6 +154,8 @@ class Convergence(keras.callbacks.EarlyStopping):
 
 class HeatmapSnapshots(keras.callbacks.Callback):
     """Heatmaps of a few images while a PatchNet trains, as PNG strips and as TensorBoard images.
+
+    On other backends than TensorFlow there are the PNG strips alone.
 
     At the start of training, after every `every` epochs and after the last one a strip of
     image | heatmap | overlay, with the probability of class 1, goes to `directory/epoch_0010.png`
@@ -198,13 +202,15 @@ class HeatmapSnapshots(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Build the heatmap's model and open TensorBoard's file."""
-        import tensorflow as tf
-
         self._maps = heatmap_model(self.model)
         self._drawn: int | None = None  # the epochs after which the last picture was drawn
         self._epochs = 0
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._writer = tf.summary.create_file_writer(str(self.log_dir))
+        self._writer = None
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            self._writer = tf.summary.create_file_writer(str(self.log_dir))
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Draw before the first epoch, which is not epoch 0 where training was resumed."""
@@ -222,16 +228,18 @@ class HeatmapSnapshots(keras.callbacks.Callback):
         """Draw after the last epoch when a later callback made it the last, and close the file."""
         if self._drawn is not None and self._drawn < self._epochs:
             self._draw(self._epochs)
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
     def _draw(self, epochs: int) -> None:
-        import tensorflow as tf
-
         maps = [self._maps.predict(image[None], verbose=0)[0] for image in self.images]
         probabilities = [self.model.predict(image[None], verbose=0)[0, 0] for image in self.images]
         strip = pictures.strip(self.images, maps, probabilities, self.labels, class_names=self.class_names)
         pictures.save_png(strip, self.directory / f"epoch_{epochs:04d}.png")
-        with self._writer.as_default():
-            tf.summary.image("heatmaps", strip[None], step=epochs)
-        self._writer.flush()
+        if self._writer:
+            import tensorflow as tf
+
+            with self._writer.as_default():
+                tf.summary.image("heatmaps", strip[None], step=epochs)
+            self._writer.flush()
         self._drawn = epochs

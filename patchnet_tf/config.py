@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -39,12 +47,22 @@ def different(names: tuple[str, str]) -> tuple[str, str]:
     return names
 
 
+def each_once(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse a number that is given twice."""
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("one of them twice")
+    return numbers
+
+
 Count = Annotated[int, Field(ge=1), expect("a whole number of at least 1")]
 # What NumPy takes, and with it `keras.utils.set_random_seed`.
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1), expect(f"a whole number from 0 to {2**32 - 1}")]
 # The paper has 7; a slip of the hand, such as 70000, would fill the memory.
 Depth = Annotated[int, Field(ge=1, le=64), expect("a whole number from 1 to 64")]
 Rate = Annotated[float, Field(gt=0, lt=math.inf), expect("a number greater than 0")]
+# The paper has 1.2; with 10 a hundredth of the image is left.
+Zoom = Annotated[float, Field(ge=1, le=10), expect("a number from 1 to 10")]
+Share = Annotated[float, Field(gt=0, le=1), expect("a number above 0, at most 1")]
 Flag = Annotated[bool, expect("true or false")]
 Text = Annotated[str, Field(min_length=1), expect("a text that is not empty")]
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$"), expect("a name of letters, digits, '_', '-' and '.'")]
@@ -69,27 +87,73 @@ class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class FolderData(Section):
+Folders = Annotated[
+    tuple[Text, Text],
+    Field(strict=False),
+    AfterValidator(different),
+    expect("the names of two different class folders"),
+]
+Channels = Annotated[Literal[1, 3], expect("1 (grey) or 3 (RGB)")]
+
+
+class FilesData(Section):
+    """What data sets of image files have in common."""
+
+    kind: str
+    path: Text  # where it is; ~ and $VARIABLES work
+    size: NewSize | None = None  # resize every image to this; needed where they differ
+
+
+class DtdData(FilesData):
+    """Two classes of the Describable Textures Dataset, in path/images/<class>/.
+
+    See `patchnet_tf.data.dtd`.
+    """
+
+    kind: Literal["dtd"]
+    size: NewSize | None = (224, 224)
+    classes: Folders = ("cracked", "perforated")  # class 0 first
+    train: Count = 80  # images of each class, the first ones
+    val: Count = 40  # of each class, those that follow
+
+
+class FolderData(FilesData):
     """Images in path/train/<class>/ and path/val/<class>/; the two class folders may have any names.
 
     See `patchnet_tf.data.folder`.
     """
 
     kind: Literal["folder"]
-    path: Text
     # The class folders, class 0 (black) first; None: the two that there are, in sorted order.
-    classes: (
-        Annotated[
-            tuple[Text, Text],
-            Field(strict=False),
-            AfterValidator(different),
-            expect("the names of two different class folders"),
-        ]
-        | None
-    ) = None
-    size: NewSize | None = None  # resize every image to this; needed where they differ
-    channels: Annotated[Literal[1, 3], expect("1 (grey) or 3 (RGB)")] | None = None  # None: as the files are
+    classes: Folders | None = None
+    channels: Channels | None = None  # None: 1 where all training images are grey
     mask: Name | None = None  # kind of the masks that localization is measured against
+
+
+class Isic2017Data(FilesData):
+    """The official folders and CSV files of ISIC 2017 below path. See `patchnet_tf.data.isic2017`."""
+
+    kind: Literal["isic2017"]
+    size: NewSize | None = (192, 256)
+    classes: Annotated[
+        tuple[Literal["benign"], Literal["melanoma"]], Field(strict=False), expect("[benign, melanoma]")
+    ] = ("benign", "melanoma")
+    # Measure localization on the lesions (part 1), or on the union of the dermoscopic features (part 2).
+    mask: Annotated[Literal["lesion", "features"], expect('"lesion", "features" or null')] | None = None
+
+
+class ManifestData(FilesData):
+    """The images that a CSV file, path, lists in its columns path, label, split and perhaps mask.
+
+    See `patchnet_tf.data.manifest`.
+    """
+
+    kind: Literal["manifest"]
+    # Names of the labels 0 and 1.
+    classes: Annotated[
+        tuple[Text, Text], Field(strict=False), AfterValidator(different), expect("two different names")
+    ] = ("0", "1")
+    channels: Channels | None = None  # None: 1 where all training images are grey
 
 
 class TexturesData(Section):
@@ -109,15 +173,71 @@ class TexturesData(Section):
     collage_size: Annotated[int, Field(ge=1, le=256), expect("a whole number from 1 to 256")] = 128
 
 
+class SquaresData(Section):
+    """A black image, and one with a white square in the middle. See `patchnet_tf.data.squares`."""
+
+    kind: Literal["squares"]
+    classes: Annotated[
+        tuple[Literal["black"], Literal["square"]], Field(strict=False), expect("[black, square]")
+    ] = ("black", "square")
+    size: Annotated[int, Field(ge=2, le=SIDE), expect(f"a whole number from 2 to {SIDE}")] = 128
+    square: Count = 64  # side of the square, in pixels
+
+
+class GammaStep(Section):
+    """The arguments of `patchnet_tf.layers.GammaCorrection`."""
+
+    kind: Literal["gamma"]
+    gamma: Annotated[float, Field(ge=0.01, lt=math.inf), expect("a number of at least 0.01")] = 2.2
+
+
+class ShadesOfGrayStep(Section):
+    """The arguments of `patchnet_tf.layers.ShadesOfGray`."""
+
+    kind: Literal["shades_of_gray"]
+    norm: Annotated[float, Field(ge=1, lt=math.inf), expect("a number of at least 1")] = 6
+
+
 class ModelSection(Section):
+    """What all models have in common."""
+
+    kind: str
+    crop: Size | None = None  # look at the central region only
+    # Layers of the model before it looks at the pixels, in this order.
+    preprocessing: Annotated[
+        tuple[Annotated[GammaStep | ShadesOfGrayStep, Field(discriminator="kind")], ...], Field(strict=False)
+    ] = ()
+
+
+class PatchNetModel(ModelSection):
     """The arguments of `PatchNet`."""
 
+    kind: Literal["patchnet"]
     patch_size: Count
     stride: Count | None = None  # None: patch_size
-    crop: Size | None = None
     filters: Count = 64
     depth: Depth = 7
     padding: Annotated[Literal["same", "valid"], expect('"same" or "valid"')] = "same"
+
+
+class Vgg11Model(ModelSection):
+    """The arguments of `patchnet_tf.baselines.vgg11`."""
+
+    kind: Literal["vgg11"]
+    width: Share = 1.0  # of the published network's channels and linear units
+    resize: NewSize | None = (224, 224)  # inside the model; None: images as they are
+
+
+class Vgg19CamModel(ModelSection):
+    """The arguments of `patchnet_tf.baselines.vgg19_cam`."""
+
+    kind: Literal["vgg19_cam"]
+    width: Share = 1.0  # of the published network's channels
+
+
+def patchnet_by_default(model: Any) -> Any:
+    """Add the kind that a section without one means; before there were baselines it had none."""
+    return {"kind": "patchnet", **model} if isinstance(model, dict) else model
 
 
 class Training(Section):
@@ -127,18 +247,61 @@ class Training(Section):
     batch_size: Count = 4
     epochs: Count = 10_000  # at most
     patience: Count = 1000
+    stop_when_accurate: Flag = True  # the paper's other rule: end when the training accuracy is 100 %
+    balanced: Flag = False  # each epoch as many images of one class as of the other
     flips: Flag = False  # mirror training images at random, left-right and up-down
+    rotations: Flag = False  # turn them by 0 or 180 degrees at random
+    zoom: Zoom | None = None  # enlarge them at random, at most by this factor
+    # Train on all GPUs of this machine, or of several machines; see `patchnet_tf.distribution`.
+    distribution: (
+        Annotated[Literal["mirrored", "data_parallel"], expect("null, mirrored or data_parallel")] | None
+    ) = None
     snapshot_every: Count | None = None  # draw heatmaps of four validation images every so many epochs
     seed: Seed = 0
+
+
+class Baselines(Section):
+    """How `patchnet compare` trains VGG-19 for CAM and VGG-11; None means as `training` says."""
+
+    width: Share = 1.0  # of their channels
+    batch_size: Count | None = 64
+    learning_rate: Rate | None = None
+    epochs: Count | None = None
+    patience: Count | None = None
+
+
+class Comparison(Section):
+    """What `patchnet compare` trains besides, and measures."""
+
+    patch_sizes: (
+        Annotated[
+            tuple[Count, ...],
+            Field(strict=False, min_length=1),
+            AfterValidator(each_once),
+            expect("a list of whole numbers of at least 1, each once"),
+        ]
+        | None
+    ) = None  # of PatchNets; None: model.patch_size
+    baselines: Baselines = Baselines()
+    # As many get a map where there are no masks, and have their pixels deleted and inserted anyway.
+    images: Count = 16
 
 
 class Config(Section):
     """One experiment."""
 
     name: Name
-    data: Annotated[FolderData | TexturesData, Field(discriminator="kind")]
-    model: ModelSection
+    data: Annotated[
+        DtdData | FolderData | Isic2017Data | ManifestData | SquaresData | TexturesData,
+        Field(discriminator="kind"),
+    ]
+    model: Annotated[
+        PatchNetModel | Vgg11Model | Vgg19CamModel,
+        Field(discriminator="kind"),
+        BeforeValidator(patchnet_by_default),
+    ]
     training: Training = Training()
+    comparison: Comparison = Comparison()
 
     def to_yaml(self) -> str:
         """Return the configuration with every default written out, as `load_config` reads it."""
@@ -147,10 +310,20 @@ class Config(Section):
 
 SECTIONS = {
     (): Config,
+    ("data", "dtd"): DtdData,
     ("data", "folder"): FolderData,
+    ("data", "isic2017"): Isic2017Data,
+    ("data", "manifest"): ManifestData,
+    ("data", "squares"): SquaresData,
     ("data", "textures"): TexturesData,
-    ("model",): ModelSection,
-    ("training",): Training,
+    ("model", "patchnet"): PatchNetModel,
+    ("model", "vgg11"): Vgg11Model,
+    ("model", "vgg19_cam"): Vgg19CamModel,
+    ("model", "preprocessing", "gamma"): GammaStep,
+    ("model", "preprocessing", "shades_of_gray"): ShadesOfGrayStep,
+    ("comparison",): Comparison,
+    ("comparison", "baselines"): Baselines,
+    ("training",): Training,  # last: of two keys with one name it is likelier meant
 }
 
 
@@ -185,7 +358,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
     Args:
         path: a YAML file. A relative `data.path` in it is relative to the file's folder; "~" and
-            environment variables are expanded.
+            environment variables are expanded, which must be set.
         overrides: "section.key=value" texts, the value in YAML, that replace or add keys. A relative
             `data.path` among them is relative to the current folder.
 
@@ -205,14 +378,15 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise InputError(f"{path}: not a text file") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected keys and values (name: ..., data: ..., model: ...)")
-    resolve_data_path(raw, path.parent)
+    base = path.parent
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise InputError(f"--set: expected section.key=value. Received: {override!r}")
         place(raw, key.split("."), parse(text, f"--set {override}"))
-        if key == "data.path":
-            resolve_data_path(raw, Path.cwd())
+        if key in ("data", "data.path"):
+            base = Path.cwd()
+    resolve_data_path(raw, base, path)
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -232,10 +406,16 @@ def parse(text: str, source: str) -> Any:
         raise InputError(f"{source}{where}: not valid YAML ({reason})") from None
 
 
-def resolve_data_path(raw: dict, base: Path) -> None:
+def resolve_data_path(raw: dict, base: Path, source: Path) -> None:
     """Make `data.path`, where there is one, absolute: from `base`, with ~ and variables expanded."""
     data = raw.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), str) and data["path"]:
+        for name in re.findall(r"\$(\w+|\{\w+\})", data["path"], re.ASCII):
+            if not os.environ.get(name.strip("{}")):
+                raise InputError(
+                    f"{source}: data.path: the environment variable {name.strip('{}')} is not set, or empty. "
+                    f"Received: {data['path']!r}"
+                )
         data["path"] = os.path.abspath(base / os.path.expanduser(os.path.expandvars(data["path"])))
 
 
@@ -250,34 +430,54 @@ def place(raw: dict, keys: list[str], value: Any) -> None:
 
 def complaint(error: dict[str, Any]) -> str:
     """Say in one line what pydantic found."""
-    loc = error["loc"]
-    # pydantic puts the kind of the data into the place; the file does not have it there.
-    keys = [
-        str(part)
-        for i, part in enumerate(loc)
-        if not (i == 1 and loc[0] == "data" and (*loc[:2],) in SECTIONS)
-    ]
-    where = ".".join(keys)
+    keys: list[str | int] = []
+    kind = False
+    for part in error["loc"]:
+        # pydantic puts the kind of a section into the place; the file does not have it there.
+        section = SECTIONS.get((*names(keys), part))
+        kind = not kind and section is not None and "kind" in section.model_fields
+        if not kind:
+            keys.append(part)
+    where = ".".join(map(str, keys))
     match error["type"]:
         case "missing":
             return f"{where}: this key is missing"
         case "extra_forbidden":
             return f"{where}: unknown key{suggestion(keys)}"
         case "union_tag_not_found":
-            return f"{where}.kind: this key is missing; expected folder or textures"
+            return f"{where}.kind: this key is missing; expected {kinds(keys)}"
         case "union_tag_invalid":
-            return f"{where}.kind: expected folder or textures. Received: {error['input']['kind']!r}"
+            return f"{where}.kind: expected {kinds(keys)}. Received: {error['input']['kind']!r}"
         case "model_type" | "model_attributes_type":
             return f"{where}: expected a section with keys of its own. Received: {error['input']!r}"
+        case "tuple_type":
+            return f"{where}: expected a list of sections. Received: {error['input']!r}"
     return f"{where}: {error['msg']}. Received: {error['input']!r}"
 
 
-def suggestion(keys: list[str]) -> str:
+def names(keys: Iterable[str | int]) -> tuple[str, ...]:
+    """Return the keys without the numbers of items in a list."""
+    return tuple(key for key in keys if isinstance(key, str))
+
+
+def kinds(keys: list[str | int]) -> str:
+    """Return the kinds that a section may have."""
+    *first, last = (loc[-1] for loc in SECTIONS if len(loc) > 1 and loc[:-1] == names(keys))
+    return f"{', '.join(first)} or {last}"
+
+
+def suggestion(keys: list[str | int]) -> str:
     """Return "; did you mean ...?" for the known key nearest to an unknown one, or nothing."""
-    known = {key: (*loc[:1], key) for loc, section in SECTIONS.items() for key in section.model_fields}
-    for loc, section in SECTIONS.items():  # of two keys with one name, the one of the same section
-        if loc[:1] == tuple(keys[:-1]):
-            known |= {key: (*loc[:1], key) for key in section.model_fields}
-    near = [known[key] for key in difflib.get_close_matches(keys[-1], known, n=1)]
-    # A known key that is unknown here belongs to the other kind of data.
-    return f"; did you mean {'.'.join(near[0])}?" if near and near[0] != tuple(keys) else ""
+    known: dict[str, tuple[str, ...]] = {}
+    here = names(keys[:-1])
+    # Of two keys with one name, the one of the same section.
+    for loc, section in sorted(SECTIONS.items(), key=lambda item: places(item[0]) == here):
+        known |= {key: (*places(loc), key) for key in section.model_fields}
+    near = [known[key] for key in difflib.get_close_matches(str(keys[-1]), known, n=1)]
+    # A known key that is unknown here belongs to another kind.
+    return f"; did you mean {'.'.join(near[0])}?" if near and near[0] != names(keys) else ""
+
+
+def places(loc: tuple[str, ...]) -> tuple[str, ...]:
+    """Return where a section of SECTIONS stands in the file: without its kind."""
+    return loc[:-1] if "kind" in SECTIONS[loc].model_fields else loc

@@ -3,15 +3,15 @@
 Colours never depend on the picture: the same Q has the same grey and the same colour everywhere.
 """
 
-import contextlib
-import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+
+from .files import replacing
 
 # The ends of ColorBrewer's red-blue scale, which people with any colour blindness tell apart.
 BLUE, RED = np.array([5, 113, 176]), np.array([202, 0, 32])
@@ -166,9 +166,7 @@ def strip(
     given = {"images": images, "heatmaps": heatmaps, "probabilities": probabilities}
     given |= {} if labels is None else {"labels": np.ravel(labels)}
     given |= {} if masks is None else {"masks": masks}
-    counts = {name: len(values) for name, values in given.items()}
-    if len(set(counts.values())) != 1 or counts["images"] == 0:
-        raise ValueError(f"A strip needs as many of each, and at least one. Received: {counts}")
+    check_counts(given)
     if not np.all((probabilities >= 0) & (probabilities <= 1)):
         raise ValueError(f"`probabilities` must be in [0, 1]. Received: probabilities={probabilities}")
     if labels is not None and not np.isin(given["labels"], (0, 1)).all():
@@ -183,23 +181,58 @@ def strip(
             cells.insert(1, rgb(255 * check_mask(masks[i], image.shape[:2]).astype("uint8")))
         rows.append([framed(enlarged(cell)) for cell in cells])
 
-    widths = [max(row[k].shape[1] for row in rows) for k in range(len(headings))]
-    line = line_height(sum(widths))
-    titles = [written(heading, line) for heading in headings]
-    widths = [max(width, title.shape[1]) for width, title in zip(widths, titles, strict=True)]
+    captions = [f"P({names[1]}) = {q:.3f}" for q in probabilities]
+    if labels is not None:
+        captions = [
+            f"{text}   label: {names[int(k)]}" for text, k in zip(captions, given["labels"], strict=True)
+        ]
+    return in_rows(headings, rows, captions, legend_of=(names, "both"))
 
-    def in_columns(cells: list[np.ndarray]) -> np.ndarray:
-        columns = [widened(cell, width + line // 2) for cell, width in zip(cells, widths, strict=True)]
-        return beside(columns)
 
-    page = [blank(line // 2, 1), in_columns(titles)]
-    for i, row in enumerate(rows):
-        caption = f"P({names[1]}) = {probabilities[i]:.3f}"
-        if labels is not None:
-            caption += f"   label: {names[int(given['labels'][i])]}"
-        page += [written(caption, line), in_columns(row), blank(line // 2, 1)]
-    page = beside([blank(1, line // 2), stack(page)])
-    return stack([page, legend(class_names, colours="both", line=line)])
+def side_by_side(
+    images: Sequence[Any],
+    heatmaps: Mapping[str, Sequence[Any]],
+    probabilities: Mapping[str, Any],
+    labels: Any = None,
+    masks: Sequence[Any] | None = None,
+    class_names: Sequence[str] = ("0", "1"),
+) -> np.ndarray:
+    """Draw the heatmaps of several models: image | mask | heatmap of each, a row for each image, one legend.
+
+    Args:
+        images, labels, masks, class_names: as for `strip`; labels are written above the images.
+        heatmaps: name of a model to its N heatmaps (H, W) in [0, 1], drawn in the same grey.
+        probabilities: name of a model to its N probabilities of class 1, (N,) or (N, 1), written above
+            its heatmaps.
+
+    Returns:
+        (h, w, 3), uint8, RGB.
+
+    Raises:
+        ValueError: the numbers of things differ, or one of them is not as above.
+
+    Example:
+        >>> maps = {"p = 11": maps_11, "p = 31": maps_31}
+        >>> save_png(side_by_side(images, maps, {"p = 11": q_11, "p = 31": q_31}), "patch-sizes.png")
+    """
+    names = printable_names(class_names)
+    given = {"images": images} | {f"heatmaps of {name}": maps for name, maps in heatmaps.items()}
+    given |= {f"probabilities of {name}": q for name, q in probabilities.items()}
+    given |= {} if labels is None else {"labels": np.ravel(labels)}
+    check_counts(given | ({} if masks is None else {"masks": masks}))
+    first = [] if masks is None else ["mask"]
+    rows, captions = [], []
+    for i, image in enumerate(map(check_image, images)):
+        cells = [rgb(image)]
+        if masks is not None:
+            cells.append(rgb(255 * check_mask(masks[i], image.shape[:2]).astype("uint8")))
+        rows.append(
+            [framed(enlarged(cell)) for cell in [*cells, *(rgb(grey(m[i])) for m in heatmaps.values())]]
+        )
+        label = "" if labels is None else f"label: {names[int(np.ravel(labels)[i])]}"
+        decided = [f"P({names[1]}) = {np.ravel(probabilities[name])[i]:.3f}" for name in heatmaps]
+        captions.append([label, *("" for _ in first), *decided])
+    return in_rows(["image", *first, *heatmaps], rows, captions, legend_of=(names, "grey"))
 
 
 def save_png(picture: Any, path: str | Path) -> None:
@@ -219,16 +252,22 @@ def save_png(picture: Any, path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"A picture's file ends with .png. Received: path={path}")
+    encoded = to_png(picture)
+    with replacing(path) as part:
+        part.write_bytes(encoded)
+
+
+def to_png(picture: Any) -> bytes:
+    """Return the PNG file of a picture, as `save_png` writes it."""
     picture = check_picture(picture)
-    encoded = cv2.imencode(".png", picture if picture.ndim == 2 else picture[..., ::-1])[1]
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(encoded.tobytes())
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise OSError(error.errno, f"Cannot write the picture: {error.strerror}", str(path)) from error
+    return cv2.imencode(".png", picture if picture.ndim == 2 else picture[..., ::-1])[1].tobytes()
+
+
+def check_counts(given: Mapping[str, Any]) -> None:
+    """Raise ValueError unless there are as many of each, and at least one."""
+    counts = {name: len(values) for name, values in given.items()}
+    if len(set(counts.values())) != 1 or 0 in counts.values():
+        raise ValueError(f"A picture needs as many of each, and at least one. Received: {counts}")
 
 
 def check_heatmap(heatmap: Any) -> np.ndarray:
@@ -350,6 +389,44 @@ def beside(parts: list[np.ndarray]) -> np.ndarray:
     pads = [((0, height - part.shape[0]), (0, 0), (0, 0)) for part in parts]
     padded = [np.pad(part, pad, constant_values=PAGE) for part, pad in zip(parts, pads, strict=True)]
     return np.concatenate(padded, axis=1)
+
+
+def in_rows(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[np.ndarray]],
+    captions: Sequence[str | Sequence[str]],
+    legend_of: tuple[tuple[str, str], str],
+) -> np.ndarray:
+    """Return a page of columns with headings, and below them a legend.
+
+    Args:
+        headings: of the columns.
+        rows: parts of each row, one for each column.
+        captions: above each row: one text for all of it, or one for each column.
+        legend_of: class names and colours of the legend.
+    """
+    line = line_height(sum(max(part.shape[1] for part in column) for column in zip(*rows, strict=True)))
+    titles = [written(heading, line) for heading in headings]
+    above = [
+        written(text, line) if isinstance(text, str) else [written(t, line) for t in text]
+        for text in captions
+    ]
+    in_columns = [titles, *rows, *(parts for parts in above if isinstance(parts, list))]
+    widths = [max(part.shape[1] for part in column) + line // 2 for column in zip(*in_columns, strict=True)]
+
+    def aligned(parts: Sequence[np.ndarray]) -> np.ndarray:
+        return beside([widened(part, width) for part, width in zip(parts, widths, strict=True)])
+
+    page = [blank(line // 2, 1), aligned(titles)]
+    for row, caption in zip(rows, above, strict=True):
+        page += [
+            aligned(caption) if isinstance(caption, list) else caption,
+            aligned(row),
+            blank(line // 2, 1),
+        ]
+    names, colours = legend_of
+    page = beside([blank(1, line // 2), stack(page)])
+    return stack([page, legend(names, colours=colours, line=line)])
 
 
 def written(text: str, line: int) -> np.ndarray:

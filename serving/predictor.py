@@ -1,6 +1,7 @@
 """An exported ONNX file as a Python function, with ONNX Runtime: no TensorFlow, no Keras."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from . import manifest
+from .validation import RequestError, check_images
 
 PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
@@ -40,11 +42,13 @@ class Predictor:
         provider: ONNX Runtime's name of what really runs, such as "CPUExecutionProvider".
         class_names: of class 0 and class 1.
         input_shape: (batch, height, width, channels) of what it takes, None where it takes any.
+        smallest: the least (height, width) of an image.
         metadata: all that the file says of itself, text by text.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not such a file, or was altered or truncated; `device` is neither of the two.
+        ValueError: it is not such a file, or was altered or truncated; `device` is neither of the two;
+            `threads` is no whole number or negative.
         RuntimeError: "cuda" was asked for and cannot be had.
 
     Example:
@@ -57,8 +61,10 @@ class Predictor:
     def __init__(
         self, path: str | Path, *, device: str = "cpu", allow_fallback: bool = False, threads: int = 0
     ) -> None:
-        if device not in PROVIDERS:
+        if not isinstance(device, str) or device not in PROVIDERS:
             raise ValueError(f'`device` must be "cpu" or "cuda". Received: device={device!r}')
+        if type(threads) is not int or threads < 0:
+            raise ValueError(f"`threads` must be a whole number from 0 on. Received: threads={threads!r}")
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"There is no model file {path}")
@@ -67,17 +73,25 @@ class Predictor:
         self.provider = self._session.get_providers()[0]
         if self.provider != PROVIDERS[device][0] and not allow_fallback:
             raise RuntimeError(
-                "CUDA cannot be had here; `allow_fallback=True` runs on the processor instead. "
+                'CUDA cannot be had here; device="cpu", or `allow_fallback=True`, runs on the processor. '
                 f"Received: device={device!r}, running on {self.provider}"
             )
-        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        if "patchnet_tf.version" not in self.metadata:
+        metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        if "patchnet_tf.version" not in metadata:
             raise ValueError(f"{path}: an ONNX file, but not one made by `patchnet export`")
-        self.class_names = tuple(json.loads(self.metadata["class_names"]))
-        crop, p = json.loads(self.metadata["crop"]), int(self.metadata["patch_size"])
-        self._smallest = crop or [p, p]
-        # A dimension that is free has a name instead of a number.
-        shape = self._session.get_inputs()[0].shape
+        try:
+            self._describe(metadata, self._session.get_inputs()[0].shape)
+        except (KeyError, ValueError, TypeError):  # of JSON too
+            raise ValueError(
+                f"{path}: what it says of itself, such as class_names, is missing or damaged"
+            ) from None
+
+    def _describe(self, metadata: dict[str, str], shape: Sequence) -> None:
+        """Set what the file says of itself; in `shape`, free dimensions are no numbers."""
+        self.metadata = metadata
+        self.class_names = tuple(json.loads(metadata["class_names"]))
+        crop, p = json.loads(metadata["crop"]), int(metadata["patch_size"])
+        self.smallest = tuple(crop or (p, p))
         self.input_shape = tuple(d if isinstance(d, int) else None for d in shape)
 
     def __call__(self, image: np.ndarray) -> Prediction:
@@ -90,10 +104,9 @@ class Predictor:
             `Prediction`: a float and (H, W), or for a batch (B,) and (B, H, W).
 
         Raises:
-            ValueError: the pixels are not as above, or fewer than the model needs.
+            RequestError: the pixels are not as above, or fewer than the model needs. It is a ValueError.
         """
-        batch = self._check(image)
-        probability, heatmap = self._session.run(["probability", "heatmap"], {"image": batch})
+        probability, heatmap = self._run(self.check(image), heatmap=True)
         return (
             Prediction(probability, heatmap)
             if image.ndim == 4
@@ -102,29 +115,29 @@ class Predictor:
 
     def probability(self, image: np.ndarray) -> Any:
         """Return the probability alone, at a small part of the heatmap's cost; arguments as of a call."""
-        feeds = {"image": self._check(image), "heatmap_wanted": np.array(False)}
-        [probability] = self._session.run(["probability"], feeds)
+        [probability] = self._run(self.check(image), heatmap=False)
         return probability if image.ndim == 4 else float(probability[0])
 
-    def _check(self, image: np.ndarray) -> np.ndarray:
-        """Return the image as a batch (B, H, W, C), or raise ValueError."""
+    def _run(self, batch: np.ndarray, *, heatmap: bool) -> list[np.ndarray]:
+        """Return [probability, heatmap], or [probability] alone, of a batch (B, H, W, C)."""
+        feeds = {"image": batch} if heatmap else {"image": batch, "heatmap_wanted": np.array(False)}
+        return self._session.run(["probability", "heatmap"][: 1 + heatmap], feeds)
+
+    def check(self, image: np.ndarray, what: str = "image") -> np.ndarray:
+        """Return an image as a batch (B, H, W, C), or raise RequestError, which calls it `what`."""
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (3, 4):
-            raise ValueError(
-                "An image is a numpy array of uint8, (height, width, channels) or (batch, height, width, "
-                f"channels). Received: {getattr(image, 'dtype', type(image).__name__)}, "
+            raise RequestError(
+                f"{what}: expected a numpy array of uint8, (height, width, channels) or (batch, height, "
+                f"width, channels). Received: {getattr(image, 'dtype', type(image).__name__)}, "
                 f"shape={getattr(image, 'shape', None)}"
             )
         batch = image if image.ndim == 4 else image[None]
+        check_images(batch, channels=self.input_shape[3], smallest=self.smallest, what=what)
         for name, size, fixed in zip(
-            ("images", "rows", "columns", "channels"), batch.shape, self.input_shape, strict=True
+            ("image(s)", "rows", "columns"), batch.shape[:3], self.input_shape[:3], strict=True
         ):
             if size != (fixed or size):
-                raise ValueError(f"This model takes {fixed} {name}. Received: shape={image.shape}")
-        if batch.shape[0] < 1 or batch.shape[1] < self._smallest[0] or batch.shape[2] < self._smallest[1]:
-            raise ValueError(
-                f"This model takes images of at least {self._smallest[0]} x {self._smallest[1]} pixels "
-                f"(height x width). Received: shape={image.shape}"
-            )
+                raise RequestError(f"{what}: expected {fixed} {name}. Received: shape={image.shape}", 422)
         return batch
 
 

@@ -1,8 +1,12 @@
 """What all tests share."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
+
+from patchnet_tf import cli
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +25,20 @@ def policy():
     before = keras.config.dtype_policy()
     yield keras.config.set_dtype_policy
     keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture
+def patchnet(monkeypatch, capsys):
+    """Run the command in this process; return its exit code, stdout and stderr."""
+
+    def patchnet(*arguments):
+        monkeypatch.setattr(sys, "argv", ["patchnet", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return patchnet
 
 
 def shake(model, rng):

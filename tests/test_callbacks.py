@@ -101,6 +101,13 @@ def test_stops_at_full_training_accuracy(key, capsys):
     assert capsys.readouterr().out.startswith("Converged after epoch 3: training accuracy is 100 %. Rest")
 
 
+def test_full_training_accuracy_can_be_passed_over():
+    logs = [{"val_loss": v, "accuracy": 1.0} for v in (0.3, 0.2, 0.4, 0.1)]
+    callback = Convergence(patience=10, accuracy=False)
+    assert Script(callback).run(*logs) == (4, 4)
+    assert callback.reason is None
+
+
 def test_the_best_weights_come_back_when_epochs_run_out(capsys):
     callback = Convergence(patience=10)
     assert Script(callback).run(*losses(0.9, 0.5, 0.7)) == (3, 2)
@@ -194,6 +201,9 @@ def test_without_anything_to_watch_the_first_epoch_says_so(data):
     model = patchnet(metrics=())
     with pytest.raises(ValueError, match=r"validation_data.*Received: logs with loss"):
         model.fit(*data, epochs=3, callbacks=[Convergence()], verbose=0)
+    model = patchnet()
+    with pytest.raises(ValueError, match=r"accuracy=True.*Received: logs with accuracy, loss"):
+        model.fit(*data, epochs=3, callbacks=[Convergence(accuracy=False)], verbose=0)
 
 
 def names(directory):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from patchnet_tf import cli, experiment
+from patchnet_tf import experiment
 from patchnet_tf.config import Loader, load_config
 from patchnet_tf.export import verification
 from patchnet_tf.serving import Predictor
@@ -21,26 +21,14 @@ ROOT = Path(__file__).parents[1]
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 50), "uint8")
 
 
-@pytest.fixture
-def patchnet(monkeypatch, capsys):
-    """Run the command in this process; return its exit code, stdout and stderr."""
-
-    def patchnet(*arguments):
-        monkeypatch.setattr(sys, "argv", ["patchnet", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return patchnet
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a finished run, `run`, its configuration, and one that was cut off, `cut`."""
     place = tmp_path_factory.mktemp("place")
     (place / "small.yaml").write_text(SMALL)
     experiment.train(load_config(place / "small.yaml", ["training.epochs=1"]), place / "run")
+    vgg = load_config(place / "small.yaml", ["training.epochs=1", "model={kind: vgg19_cam, width: 0.02}"])
+    experiment.train(vgg, place / "vgg")
     (place / "cut").mkdir()
     (place / "cut" / "config.yaml").write_text(SMALL)
     (place / "other").mkdir()
@@ -56,8 +44,7 @@ def place(tmp_path_factory):
     for name in ("one", "three", "hollow", "sizes", "broken", "trainless"):
         image_folder(place / name)
     (place / "one" / "train" / "dog").rename(place / "one" / "dog")
-    for split in ("train", "val"):
-        save(place / "three" / split / "bird" / "0.png", NOISE)
+    save(place / "three" / "train" / "bird" / "0.png", NOISE)
     (place / "hollow" / "val" / "cat").rename(place / "hollow" / "cat")
     (place / "hollow" / "val" / "cat").mkdir()
     save(place / "sizes" / "val" / "cat" / "2.png", NOISE)
@@ -78,7 +65,7 @@ def test_train_evaluate_explain(patchnet, place, tmp_path, monkeypatch):
     assert code == 0
     assert "Trained 2 epochs: all 2 epochs are done. Kept the weights of epoch" in out
     assert "Run folder: runs/mine" in out
-    assert "training  2.0 of 2" in err
+    assert "training  2 of 2" in err
     assert len(err.splitlines()) < 10
     assert yaml.safe_load(Path("runs/mine/config.yaml").read_text())["training"]["epochs"] == 2
 
@@ -95,13 +82,21 @@ def test_train_evaluate_explain(patchnet, place, tmp_path, monkeypatch):
     assert code == 0
     measured = json.loads(Path("runs/mine/metrics.json").read_text())
     assert f"{measured['validation']['loss']:.3f}" in out
-    assert f"{measured['localization']['auroc']['mean']:.3f}" in out
+    auroc = measured["localization"]["auroc"]
+    assert f"{auroc['mean']:.3f} ({auroc['low']:.2f} to {auroc['high']:.2f})" in out
+    assert "Report: runs/mine/report.html" in out
+    page = Path("runs/mine/report.html").read_text()
+    assert f"{auroc['mean']:.3f}<small>{auroc['low']:.2f} to {auroc['high']:.2f}</small>" in page
 
     code, out, err = patchnet("explain", "runs/mine", place / "good.png")
     assert code == 0
     assert "good_*" in out
     assert Path("runs/mine/heatmaps/good_heatmap.png").is_file()
-    assert "heatmaps  1.0 of 1" in err
+    assert "heatmaps  1 of 1" in err
+
+    assert "<h3>good_overlay</h3>" not in page
+    assert patchnet("report", "runs/mine") == (0, "Report: runs/mine/report.html\n", "")
+    assert "<h3>good_overlay</h3>" in Path("runs/mine/report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -128,6 +123,7 @@ def test_train_evaluate_explain(patchnet, place, tmp_path, monkeypatch):
         (("evaluate", "other"), "other: not a run folder"),
         (("evaluate", "gone"), "gone: not a run folder"),
         (("evaluate", "cut"), "cut: its training has not finished"),
+        (("report", "cut"), "cut: neither a run nor a finished comparison"),
         (("explain", "cut", "good.png"), "cut: its training has not finished"),
         (("explain", "run", "good.png", "gone.png", "--out", "new"), "gone.png: cannot be read"),
         (("explain", "run", "good.png", "tiny.png", "--out", "new"), "tiny.png: expected at least 8 x 8"),
@@ -135,6 +131,10 @@ def test_train_evaluate_explain(patchnet, place, tmp_path, monkeypatch):
         (("explain", "run", "empty.png", "--out", "new"), "empty.png: empty file"),
         (("explain", "run", "text.png", "--out", "new"), "text.png: not an image file"),
         (("explain", "run", "deep.png", "--out", "new"), "deep.png: expected 8 bits per channel"),
+        (("export", "vgg"), "vgg: only a PatchNet is exported"),
+        (("verify", "good.png", "vgg"), "vgg: only a PatchNet is exported"),
+        (("compare", "small.yaml", "--out", "other"), "other: not empty, and not a comparison"),
+        (("compare", "small.yaml", "--set", "data.size=5", "--out", "new"), "PatchNet 8: train images: exp"),
         (("explain", "run"), "Missing argument"),
         (("explane", "run"), "explane"),
         (("train", "small.yaml", "--epochs", "3"), "--epochs"),
@@ -149,6 +149,30 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(patchnet, place, monke
     assert err.count("\n") == 1
     assert message in err
     assert sorted(place.rglob("*")) == before
+
+
+def test_data_check(patchnet, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = patchnet("data", "check", place / "small.yaml", "--out", "sheets")
+    assert (code, err) == (0, "")
+    assert re.search(r"train . 8 +. 8 +. 50%", out)
+    assert "Sizes, height x width: 24 x 24 (24)" in out
+    assert "Errors: 0, warnings: 0" in out
+    assert Path("sheets/small-contact-sheet.png").is_file()
+
+    code, out, err = patchnet(
+        "data", "check", place / "small.yaml", "--set", FOLDER % (place / "broken"), "--set", "name=broken"
+    )
+    assert code == 2
+    assert err == f"error: {place}/broken/train/cat/1.png: damaged or truncated image\n"
+    assert re.search(r"train . 2 +. 3 +. 60%", out)
+    assert "Contact sheet: broken-contact-sheet.png" in out
+    assert Path("broken-contact-sheet.png").is_file()
+
+    code, out, err = patchnet("data", "check", place / "small.yaml", "--set", FOLDER % "gone", "--out", "new")
+    assert code == 2
+    assert "gone: no such folder" in err
+    assert not Path("new").exists()
 
 
 def test_no_command_shows_help(patchnet):
@@ -202,7 +226,19 @@ def test_help_needs_no_tensorflow(tmp_path):
     """Run it from another folder, as an uninstalled checkout."""
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported TensorFlow')")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    for arguments in ([], ["train"], ["evaluate"], ["explain"], ["export"], ["verify"], ["demo"]):
+    for arguments in (
+        [],
+        ["train"],
+        ["evaluate"],
+        ["explain"],
+        ["report"],
+        ["export"],
+        ["verify"],
+        ["demo"],
+        ["data", "check"],
+        ["compare"],
+        ["serve"],
+    ):
         done = subprocess.run(
             [sys.executable, "-m", "patchnet_tf.cli", *arguments, "--help"],
             cwd=tmp_path,
@@ -213,11 +249,14 @@ def test_help_needs_no_tensorflow(tmp_path):
         assert done.returncode == 0, done.stderr
         assert "Usage:" in done.stdout
         assert done.stderr == ""
+        assert arguments != ["serve"] or '"patchnet-tf[serve]"' in done.stdout
 
 
-def test_configs_of_the_package_are_valid():
+def test_configs_of_the_package_are_valid(monkeypatch):
+    monkeypatch.setenv("PATCHNET_DATA", "/data")
     for path in (ROOT / "configs").glob("*.yaml"):
-        assert load_config(path).model.filters == 64  # the paper's S
+        model = load_config(path).model
+        assert (model.filters == 64) if model.kind == "patchnet" else (model.width == 1)  # the paper's
 
 
 def test_folder_yaml_shows_the_defaults():
@@ -249,6 +288,12 @@ def test_export_and_verify(patchnet, place, tmp_path):
 
     code, stdout, stderr = patchnet("export", run, "--out", out)
     assert (code, stderr.count("exists already; --overwrite")) == (2, 1)
+    (tmp_path / "folder").mkdir()
+    code, stdout, stderr = patchnet("export", run, "--size", "70x90", "--out", tmp_path / "folder")
+    assert (code, "smaller than those that the file takes" in stderr) == (0, True)
+    assert Predictor(tmp_path / "folder" / "run.onnx").metadata["run"] == "run"
+    code, stdout, stderr = patchnet("verify", tmp_path / "folder" / "run.onnx", run)
+    assert (code, "(2 batches" in stdout) == (0, True)
     for path in (out.with_suffix(".onnx"), out / "1" / "saved_model.pb"):
         path.write_bytes(path.read_bytes()[:-10])
         code, stdout, stderr = patchnet("verify", path if path.suffix == ".onnx" else out, run)
@@ -270,8 +315,10 @@ def test_an_export_that_differs_is_exit_1(patchnet, place, tmp_path, monkeypatch
         (["export", "cut"], "training has not finished"),
         (["export", "other"], "not a run folder"),
         (["export", "run", "--size", "64"], "--size: expected HxW"),
-        (["export", "run", "--size", "4x64"], "at least 8 x 8"),
-        (["export", "run", "--batch", "0"], "batch"),
+        (["export", "run", "--size", "4x64"], "from 8 x 8"),
+        (["export", "run", "--batch", "0"], "--batch: expected"),
+        (["export", "run", "--size", "9x99999999999999999999"], "to 8192 x 8192"),
+        (["export", "run", "--format", "both", "--out", "."], "--out: expected a path that ends with a name"),
         (["export", "run", "--precision", "int8"], "int8"),
         (["export", "run", "--format", "tflite"], "tflite"),
         (["export", "run", "--format", "saved_model", "--size", "9x9"], "for the ONNX file"),

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from patchnet_tf.config import InputError, load_config
 
 from .small import SMALL
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 GOOD = "name: a\ndata: {kind: folder, path: images}\nmodel: {patch_size: 17}\n"
 
 
@@ -31,6 +34,26 @@ def test_what_is_written_is_read_back(write):
         assert load_config(write(config.to_yaml())) == config
 
 
+def test_kinds_of_models(write):
+    assert load_config(write(GOOD)).model.kind == "patchnet"  # as before there were others
+    assert load_config(write(GOOD), ["model.kind=patchnet"]) == load_config(write(GOOD))
+    vgg11 = load_config(write(GOOD), ["model={kind: vgg11}"])
+    assert (vgg11.model.resize, vgg11.model.width) == ((224, 224), 1)
+    assert load_config(write(vgg11.to_yaml())) == vgg11
+    assert load_config(write(GOOD), ["model={kind: vgg11, resize: null}"]).model.resize is None
+    cam = load_config(write(GOOD), ["model={kind: vgg19_cam, width: 0.25, crop: [64, 64]}"])
+    assert (cam.model.width, cam.model.crop) == (0.25, (64, 64))
+    assert load_config(write(cam.to_yaml())) == cam
+
+
+def test_preprocessing(write):
+    steps = "model.preprocessing=[{kind: shades_of_gray, norm: 4}, {kind: gamma}]"
+    config = load_config(write(GOOD), [steps])
+    assert [step.kind for step in config.model.preprocessing] == ["shades_of_gray", "gamma"]
+    assert (config.model.preprocessing[0].norm, config.model.preprocessing[1].gamma) == (4, 2.2)
+    assert load_config(write(config.to_yaml())) == config
+
+
 def test_overrides_are_yaml(write):
     overrides = ["training.learning_rate=1e-3", "training.flips=true", "data.size=[3, 4]", "training.seed=7"]
     config = load_config(write(GOOD), overrides)
@@ -50,6 +73,39 @@ def test_data_path(write, tmp_path, monkeypatch):
     assert load_config(path, ["data.path=mine"]).data.path == str(tmp_path / "here" / "mine")
     assert load_config(path, ["data.path=~/mine"]).data.path == "/home/me/mine"
     assert load_config(path, ["data.path=$WHERE/mine"]).data.path == "/far/mine"
+    assert load_config(path, ["data={kind: folder, path: mine}"]).data.path == str(tmp_path / "here" / "mine")
+
+
+def test_variables_must_be_set(write, monkeypatch):
+    monkeypatch.delenv("NOWHERE", raising=False)
+    path = write(GOOD.replace("images", "'${NOWHERE}/images'"))
+    with pytest.raises(InputError) as caught:
+        load_config(path)
+    message = (
+        "data.path: the environment variable NOWHERE is not set, or empty. Received: '${NOWHERE}/images'"
+    )
+    assert str(caught.value) == f"{path}: {message}"
+    with pytest.raises(InputError, match="the environment variable NOWHERE is not set"):
+        load_config(path, ["data.path=$NOWHERE"])
+    assert load_config(path, ["data.path=/there"]).data.path == "/there"
+    monkeypatch.setenv("NOWHERE", "/here")
+    assert load_config(path).data.path == "/here/images"
+
+
+def test_sections_of_published_data_have_their_defaults(write):
+    def data(section):
+        return load_config(write(GOOD.replace("{kind: folder, path: images}", section))).data
+
+    isic = data("{kind: isic2017, path: a}")
+    assert (isic.size, isic.classes, isic.mask) == ((192, 256), ("benign", "melanoma"), None)
+    dtd = data("{kind: dtd, path: a}")
+    assert (dtd.size, dtd.classes, dtd.train, dtd.val) == ((224, 224), ("cracked", "perforated"), 80, 40)
+    with pytest.raises(
+        InputError, match=r'data.mask: expected "lesion", "features" or null. Received: \'x\''
+    ):
+        data("{kind: isic2017, path: a, mask: x}")
+    with pytest.raises(InputError, match=r"data.classes: expected \[benign, melanoma\]"):
+        data("{kind: isic2017, path: a, classes: [melanoma, benign]}")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +152,9 @@ def test_data_path(write, tmp_path, monkeypatch):
         ),
         ("training.learning_rate=0", "training.learning_rate: expected a number greater than 0. Received: 0"),
         ("training.flips=1", "training.flips: expected true or false. Received: 1"),
+        ("training.zoom=0.9", "training.zoom: expected a number from 1 to 10. Received: 0.9"),
+        ("training.zoom=true", "training.zoom: expected a number from 1 to 10. Received: True"),
+        ("training.balanced=yes please", "training.balanced: expected true or false. Received: 'yes please'"),
         ("data.channels=2", "data.channels: expected 1 (grey) or 3 (RGB). Received: 2"),
         (
             "data.classes=[a]",
@@ -106,7 +165,68 @@ def test_data_path(write, tmp_path, monkeypatch):
         ("epochs=3", "epochs: unknown key; did you mean training.epochs?"),
         ("data.collages=3", "data.collages: unknown key"),
         ("model.zzz=3", "model.zzz: unknown key"),
-        ("data.kind=folders", "data.kind: expected folder or textures. Received: 'folders'"),
+        (
+            "data.kind=folders",
+            "data.kind: expected dtd, folder, isic2017, manifest, squares or textures. Received: 'folders'",
+        ),
+        ("model.preprocessing=gamma", "model.preprocessing: expected a list of sections. Received: 'gamma'"),
+        (
+            "model.preprocessing=[{kind: gamma}, {kind: shades}]",
+            "model.preprocessing.1.kind: expected gamma or shades_of_gray. Received: 'shades'",
+        ),
+        (
+            "model.preprocessing=[{gamma: 2}]",
+            "model.preprocessing.0.kind: this key is missing; expected gamma or shades_of_gray",
+        ),
+        (
+            "model.preprocessing=[{kind: gamma, gamma: 0}]",
+            "model.preprocessing.0.gamma: expected a number of at least 0.01. Received: 0",
+        ),
+        (
+            "model.preprocessing=[{kind: shades_of_gray, norm: 0.5}]",
+            "model.preprocessing.0.norm: expected a number of at least 1. Received: 0.5",
+        ),
+        (
+            "model.preprocessing=[{kind: shades_of_gray, nrom: 6}]",
+            "model.preprocessing.0.nrom: unknown key; did you mean model.preprocessing.norm?",
+        ),
+        ("model.preprocessing=[{kind: gamma, norm: 6}]", "model.preprocessing.0.norm: unknown key"),
+        (
+            "model.preprocessing=[3]",
+            "model.preprocessing.0: expected a section with keys of its own. Received: 3",
+        ),
+        ("model.kind=vgg", "model.kind: expected patchnet, vgg11 or vgg19_cam. Received: 'vgg'"),
+        ("model={kind: vgg11, patch_size: 17}", "model.patch_size: unknown key"),
+        ("model={kind: vgg11, widht: 0.5}", "model.widht: unknown key; did you mean model.width?"),
+        (
+            "model={kind: vgg19_cam, width: 0}",
+            "model.width: expected a number above 0, at most 1. Received: 0",
+        ),
+        (
+            "model={kind: vgg11, resize: 224}",
+            "model.resize: expected [height, width], two whole numbers from 1 to 8192. Received: 224",
+        ),
+        (
+            "model={kind: vgg11, preprocessing: [{kind: gamma, gamma: 0}]}",
+            "model.preprocessing.0.gamma: expected a number of at least 0.01. Received: 0",
+        ),
+        (
+            "comparison.patch_sizes=[8, 8]",
+            "comparison.patch_sizes: expected a list of whole numbers of at least 1, each once. "
+            "Received: [8, 8]",
+        ),
+        (
+            "comparison.patch_sizes=17",
+            "comparison.patch_sizes: expected a list of whole numbers of at least 1, each once. Received: 17",
+        ),
+        (
+            "comparison.baselines.width=2",
+            "comparison.baselines.width: expected a number above 0, at most 1. Received: 2",
+        ),
+        (
+            "comparison.baselines.epoch=2",
+            "comparison.baselines.epoch: unknown key; did you mean comparison.baselines.epochs?",
+        ),
         ("model=3", "model: expected a section with keys of its own. Received: 3"),
     ],
 )
@@ -122,7 +242,11 @@ def test_wrong_value(write, override, message):
     [
         (
             "name: a\ndata: {path: x}\n",
-            ["data.kind: this key is missing; expected folder or textures", "model: this key is missing"],
+            [
+                "data.kind: this key is missing; "
+                "expected dtd, folder, isic2017, manifest, squares or textures",
+                "model: this key is missing",
+            ],
         ),
         (
             "name: a\ndata: {kind: folder}\nmodel: {}\n",
@@ -198,3 +322,30 @@ def test_unreadable(tmp_path):
 def test_override_without_a_value(write):
     with pytest.raises(InputError, match=r"--set: expected section.key=value. Received: 'x'"):
         load_config(write(GOOD), ["x"])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configurations_of_this_project(path, monkeypatch):
+    monkeypatch.setenv("PATCHNET_DATA", "/data")
+    config = load_config(path)
+    assert config.name == path.stem
+    head = path.read_text().partition("\n\n")[0]
+    assert f"configs/{path.name}" in head
+    if "_patchnet" in path.stem:
+        assert path.stem.endswith(f"_patchnet{config.model.patch_size}")
+        assert (config.training.learning_rate, config.training.batch_size) == (1e-4, 4)
+
+
+@pytest.mark.parametrize(
+    "data", ["isic2017_patchnet21", "dtd_patchnet31", "bj_nih3t3_patchnet17", "bj_mcf10a_patchnet17"]
+)
+@pytest.mark.parametrize(("end", "kind"), [("cam", "vgg19_cam"), ("vgg11", "vgg11")])
+def test_baselines_of_this_project(data, end, kind, monkeypatch):
+    """They differ from PatchNet's configuration in the model and the batch size."""
+    monkeypatch.setenv("PATCHNET_DATA", "/data")
+    patchnet = load_config(CONFIGS / f"{data}.yaml")
+    baseline = load_config(CONFIGS / f"{data.rpartition('_')[0]}_{end}.yaml")
+    assert baseline.data == patchnet.data
+    assert baseline.training == patchnet.training.model_copy(update={"batch_size": 64})
+    same = {"crop": patchnet.model.crop, "preprocessing": patchnet.model.preprocessing}
+    assert baseline.model == type(baseline.model)(kind=kind, **same)

@@ -5,8 +5,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from patchnet_tf.config import FolderData, InputError, TexturesData
-from patchnet_tf.data import Batches, Examples, check_images, folder, textures
+from patchnet_tf.config import FolderData, InputError, SquaresData, TexturesData
+from patchnet_tf.data import check_images, files, list_files, squares, textures
 
 from .small import image_folder, save
 
@@ -17,12 +17,16 @@ def folder_data(root, **options):
     return FolderData(kind="folder", path=str(root), **options)
 
 
+def load(data):
+    return files.read(list_files(data))
+
+
 def test_folder(tmp_path):
     image_folder(tmp_path, counts=(2, 3))
     (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
     (tmp_path / "train" / ".hidden").mkdir()
     (tmp_path / "train" / "cat" / ".0.png").write_text("not an image either")
-    data = folder.load(folder_data(tmp_path))
+    data = load(folder_data(tmp_path))
     assert data.class_names == ("cat", "dog")
     assert data.masked is None
     for examples in (data.train, data.val):
@@ -39,24 +43,24 @@ def test_folder_classes_can_be_chosen_and_turned_round(tmp_path):
     with pytest.raises(
         InputError, match=r"two class folders \(data.classes chooses\). Received: bird, cat, dog"
     ):
-        folder.load(folder_data(tmp_path))
-    data = folder.load(folder_data(tmp_path, classes=("dog", "cat")))
+        load(folder_data(tmp_path))
+    data = load(folder_data(tmp_path, classes=("dog", "cat")))
     assert data.class_names == ("dog", "cat")
     assert data.val.images[:, 0, 0, 0].tolist() == [128, 129, 130, 0, 1, 2]
     with pytest.raises(InputError, match=r"expected the class folders dog and cow. Received: bird, cat, dog"):
-        folder.load(folder_data(tmp_path, classes=("dog", "cow")))
+        load(folder_data(tmp_path, classes=("dog", "cow")))
 
 
 def test_channels_follow_the_training_images(tmp_path):
     image_folder(tmp_path)
-    assert folder.load(folder_data(tmp_path, channels=3)).train.images.shape[-1] == 3
+    assert load(folder_data(tmp_path, channels=3)).train.images.shape[-1] == 3
     colour = np.zeros((20, 24, 3), "uint8")
     colour[..., 1] = 200
     save(tmp_path / "train" / "cat" / "0.png", colour)
-    images = folder.load(folder_data(tmp_path)).train.images
+    images = load(folder_data(tmp_path)).train.images
     np.testing.assert_array_equal(images[0], colour)
     assert (images[1] == images[1][..., :1]).all()  # a grey file
-    grey = folder.load(folder_data(tmp_path, channels=1)).train.images
+    grey = load(folder_data(tmp_path, channels=1)).train.images
     assert abs(int(grey[0, 0, 0, 0]) - 0.587 * 200) <= 1  # the luma of green
 
 
@@ -65,8 +69,8 @@ def test_sizes(tmp_path):
     other = save(tmp_path / "train" / "dog" / "1.png", np.full((30, 10), 77, "uint8"))
     message = rf"set data.size.*Received: {tmp_path}/train/cat/0.png 20 x 24, {other} 30 x 10"
     with pytest.raises(InputError, match=message):
-        folder.load(folder_data(tmp_path))
-    images = folder.load(folder_data(tmp_path, size=(12, 16))).train.images
+        load(folder_data(tmp_path))
+    images = load(folder_data(tmp_path, size=(12, 16))).train.images
     assert images.shape == (6, 12, 16, 1)
     assert (images[4] == 77).all()
 
@@ -77,7 +81,7 @@ def test_train_and_val_of_different_sizes(tmp_path):
     (tmp_path / "a" / "val").rename(tmp_path / "old")
     (tmp_path / "b" / "val").rename(tmp_path / "a" / "val")
     with pytest.raises(InputError, match=r"train/cat/0.png 20 x 24, .*val/cat/0.png 22 x 24"):
-        folder.load(folder_data(tmp_path / "a"))
+        load(folder_data(tmp_path / "a"))
 
 
 def test_masks(tmp_path):
@@ -85,20 +89,64 @@ def test_masks(tmp_path):
     mask = np.zeros((20, 24), "uint8")
     mask[:10] = 255
     save(tmp_path / "masks" / "val" / "dog" / "1__spots.png", mask)
-    masked = folder.load(folder_data(tmp_path, mask="spots")).masked
+    masked = load(folder_data(tmp_path, mask="spots")).masked
     assert masked.name == "spots"
     assert masked.images[:, 0, 0, 0].tolist() == [129]
     np.testing.assert_array_equal(masked.masks, mask[None] > 0)
     assert masked.labels.tolist() == [1]
-    half = folder.load(folder_data(tmp_path, mask="spots", size=(10, 12))).masked
+    half = load(folder_data(tmp_path, mask="spots", size=(10, 12))).masked
     np.testing.assert_array_equal(half.masks, mask[None, ::2, ::2] > 0)
     with pytest.raises(
         InputError, match=r"no mask of the kind 'lesion' \(data.mask\), such as 0__lesion.png"
     ):
-        folder.load(folder_data(tmp_path, mask="lesion"))
+        load(folder_data(tmp_path, mask="lesion"))
     save(tmp_path / "masks" / "val" / "dog" / "2__spots.png", mask[:5])
     with pytest.raises(InputError, match=r"2__spots.png: a mask has the size.*Received: \(5, 24\)"):
-        folder.load(folder_data(tmp_path, mask="spots"))
+        load(folder_data(tmp_path, mask="spots"))
+
+
+def test_masks_keep_to_the_nearest_pixel(tmp_path):
+    image_folder(tmp_path)
+    mask = np.zeros((20, 24), "uint8")
+    mask[3, 5] = 255
+    save(tmp_path / "masks" / "val" / "dog" / "1__spots.png", mask)
+    double = load(folder_data(tmp_path, mask="spots", size=(40, 48))).masked
+    np.testing.assert_array_equal(double.masks, mask[None].repeat(2, 1).repeat(2, 2) > 0)
+
+
+def test_test_split_is_optional(tmp_path):
+    image_folder(tmp_path)
+    save(tmp_path / "test" / "unsorted.png", NOISE)
+    assert load(folder_data(tmp_path)).test is None
+    save(tmp_path / "test" / "dog" / "0.png", np.full((20, 24), 9, "uint8"))
+    with pytest.raises(InputError, match=r"test: expected the class folders cat and dog. Received: dog"):
+        load(folder_data(tmp_path))
+    save(tmp_path / "test" / "cat" / "0.png", np.full((20, 24), 7, "uint8"))
+    test = load(folder_data(tmp_path)).test
+    assert test.images[:, 0, 0, 0].tolist() == [7, 9]
+    assert test.labels.tolist() == [0, 1]
+
+
+def test_all_complaints_at_once(tmp_path):
+    image_folder(tmp_path)
+    for name in ("train/cat/1.png", "val/dog/0.png", "val/dog/2.png"):
+        (tmp_path / name).write_text("hello")
+    save(tmp_path / "train" / "dog" / "0.png", np.zeros((30, 10), "uint8"))
+    with pytest.raises(InputError) as caught:
+        load(folder_data(tmp_path))
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines if "not an image file" in line] == [
+        f"{tmp_path}/train/cat/1.png", f"{tmp_path}/val/dog/0.png", f"{tmp_path}/val/dog/2.png"
+    ]  # fmt: skip
+    assert sum("set data.size" in line for line in lines) == 1
+    assert len(lines) == 4
+
+
+def test_progress_of_many_images(tmp_path):
+    image_folder(tmp_path, size=(2, 3), counts=(60, 50))
+    told = []
+    files.read(list_files(folder_data(tmp_path)), lambda *told_now: told.append(told_now))
+    assert told == [("reading images", 100, 220), ("reading images", 200, 220), ("reading images", 220, 220)]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +163,7 @@ def test_masks(tmp_path):
 def test_bad_folder(tmp_path, spoil, message):
     spoil(image_folder(tmp_path / "images"))
     with pytest.raises(InputError, match=message) as caught:
-        folder.load(folder_data(tmp_path / "images"))
+        load(folder_data(tmp_path / "images"))
     assert "\n" not in str(caught.value)
 
 
@@ -135,10 +183,10 @@ def damaged(path):
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "gif"])
 def test_truncated_image(tmp_path, suffix):
     path = save(tmp_path / f"a.{suffix}", NOISE)
-    assert folder.read_image(path, 3).shape == (40, 50, 3)
+    assert files.read_image(path, 3).shape == (40, 50, 3)
     cut(path)
     with pytest.raises(InputError, match=rf"a.{suffix}: ") as caught:
-        folder.read_image(path, 3)
+        files.read_image(path, 3)
     assert "\n" not in str(caught.value)
 
 
@@ -156,24 +204,24 @@ def test_truncated_image(tmp_path, suffix):
             lambda path: Image.fromarray(NOISE).save(
                 path, save_all=True, append_images=[Image.fromarray(255 - NOISE)]
             ),
-            r"a.png: expected one image. Received: 2 frames",
+            r"a.png: expected one image. Received: several frames",
         ),
     ],
 )
 def test_bad_image(tmp_path, make, message):
     make(tmp_path / "a.png")
     with pytest.raises(InputError, match=message):
-        folder.read_image(tmp_path / "a.png", 3)
+        files.read_image(tmp_path / "a.png", 3)
 
 
 def test_images_are_read_as_they_look(tmp_path):
-    np.testing.assert_array_equal(folder.read_image(save(tmp_path / "a.png", NOISE), 3), NOISE)
+    np.testing.assert_array_equal(files.read_image(save(tmp_path / "a.png", NOISE), 3), NOISE)
     opaque = np.dstack([NOISE, np.full((40, 50), 255, "uint8")])
-    np.testing.assert_array_equal(folder.read_image(save(tmp_path / "b.png", opaque), 3), NOISE)
+    np.testing.assert_array_equal(files.read_image(save(tmp_path / "b.png", opaque), 3), NOISE)
     exif = Image.Exif()
     exif[0x0112] = 6  # show it turned by 90 degrees to the right
     turned = save(tmp_path / "c.png", NOISE, exif=exif)
-    np.testing.assert_array_equal(folder.read_image(turned, 3), np.rot90(NOISE, -1))
+    np.testing.assert_array_equal(files.read_image(turned, 3), np.rot90(NOISE, -1))
 
 
 @pytest.mark.parametrize(
@@ -211,40 +259,6 @@ def test_check_images_warns_of_0_to_1(rng):
         assert check_images(images) is images
 
 
-def test_batches_are_a_new_order_of_the_images_each_epoch(rng):
-    images = np.arange(10, dtype="uint8").reshape(10, 1, 1, 1)
-    examples = Examples(images, np.arange(10) % 2)
-
-    def epoch(seed, number):
-        batches = Batches(examples, 4, seed)
-        batches.epoch = number
-        got = [batches[k] for k in range(len(batches))]
-        assert [len(x) for x, _ in got] == [4, 4, 2]
-        order = np.concatenate([x.ravel() for x, _ in got])
-        np.testing.assert_array_equal(np.concatenate([y.ravel() for _, y in got]), order % 2)
-        return order.tolist()
-
-    orders = [epoch(0, 0), epoch(0, 1), epoch(1, 0)]
-    assert all(sorted(order) == list(range(10)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 3
-    assert epoch(0, 1) == orders[1]
-    assert epoch(None, 0) == epoch(None, 1) == list(range(10))
-
-
-def test_flips(rng):
-    images = rng.integers(0, 256, (200, 5, 6, 3), "uint8")
-    before = images.copy()
-    batches = Batches(Examples(images, np.arange(200)), 200, seed=0, flips=True)
-    got, labels = batches[0]
-    kinds = []
-    for image, label in zip(got, labels[:, 0], strict=True):
-        source = before[int(label)]
-        mirrored = [source, source[::-1], source[:, ::-1], source[::-1, ::-1]]
-        kinds.append([np.array_equal(image, m) for m in mirrored].index(True))
-    assert all(30 < kinds.count(k) < 70 for k in range(4))  # 50 expected
-    np.testing.assert_array_equal(images, before)
-
-
 def test_textures_halves_are_disjoint(monkeypatch):
     """Photographs whose pixels tell the half and the texture."""
 
@@ -274,13 +288,29 @@ def test_textures_follow_from_the_seed():
     assert not np.array_equal(first.train.images, other.train.images)
 
 
+def test_squares():
+    data = squares.load(SquaresData(kind="squares", size=7, square=3))
+    image = np.zeros((7, 7), "uint8")
+    image[2:5, 2:5] = 255
+    np.testing.assert_array_equal(data.train.images[..., 0], [np.zeros((7, 7)), image])
+    assert data.train.labels.tolist() == [0, 1]
+    np.testing.assert_array_equal(data.masked.masks, image[None] == 255)
+    # The paper's: rows and columns 32 to 95 of 128 are white.
+    paper = squares.load(SquaresData(kind="squares")).val.images[1, ..., 0]
+    assert paper.shape == (128, 128)
+    assert set(np.unique(paper[32:96, 32:96])) == {255}
+    assert paper.sum() == 255 * 64 * 64
+    with pytest.raises(InputError, match=r"at most data.size, 7. Received: data.square=8"):
+        squares.load(SquaresData(kind="squares", size=7, square=8))
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the images beside the checkout")
 def test_real_images():
-    data = folder.load(folder_data(SHARED / "nuclei_3t3_u2os", mask="chromocentre"))
+    data = load(folder_data(SHARED / "nuclei_3t3_u2os", mask="chromocentre"))
     assert data.train.images.shape == (260, 128, 128, 1)
     assert data.val.images.shape == (90, 128, 128, 1)
     assert data.class_names == ("0", "1")
     assert 0 < data.masked.masks.mean() < 0.2
     assert (data.masked.images[data.masked.masks].mean()) > data.masked.images.mean()  # bright spots
-    skin = folder.load(folder_data(SHARED / "skin_isic2017", size=(48, 64)))
+    skin = load(folder_data(SHARED / "skin_isic2017", size=(48, 64)))
     assert skin.train.images.shape == (120, 48, 64, 3)

@@ -1,13 +1,7 @@
-import functools
-import http.server
-import json
 import os
-import queue
 import shutil
 import subprocess
 import sys
-import tempfile
-import threading
 import venv
 from pathlib import Path
 
@@ -18,6 +12,7 @@ import pytest
 import patchnet_tf as pn
 from patchnet_tf import pictures
 
+from .browser import visit
 from .conftest import shake
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -82,9 +77,11 @@ def test_onnxruntime_app_in_a_fresh_environment(exported, tmp_path):
 
 def test_onnxruntime_app_says_what_is_wrong(exported, tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
-    ran = run_app(sys.executable, exported[1], tmp_path / "text.png", tmp_path / "overlay.png")
-    assert ran.returncode == 1
-    assert ran.stderr.strip().endswith("text.png: not a picture")
+    cv2.imwrite(str(tmp_path / "small.png"), np.zeros((1, 9), "uint8"))
+    for name in ("text.png", "small.png"):
+        ran = run_app(sys.executable, exported[1], tmp_path / name, tmp_path / "overlay.png")
+        assert ran.returncode == 1
+        assert f"{name}: not a picture of at least " in ran.stderr
     assert not (tmp_path / "overlay.png").exists()
 
 
@@ -111,45 +108,6 @@ addEventListener("load", async () => {
 </script>"""
 
 
-def drop(folder, browser):
-    """Serve a folder, drop its picture on its page in a browser, and return what the page shows."""
-    shown = queue.Queue()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_POST(self):
-            shown.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    (folder / "drop.html").write_text(DROP)
-    handler = functools.partial(Handler, directory=folder)
-    with (
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
-        tempfile.TemporaryDirectory() as home,
-    ):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        quiet = ["background-networking", "component-update", "sync", "gpu"]
-        options = [
-            "--headless",
-            "--no-sandbox",
-            f"--user-data-dir={home}",
-            *(f"--disable-{q}" for q in quiet),
-        ]
-        url = f"http://127.0.0.1:{server.server_port}/drop.html"
-        # A debugging port keeps the browser open.
-        command = [browser, *options, "--remote-debugging-port=0", url]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            return shown.get(timeout=120)
-        finally:
-            process.terminate()
-            process.wait()
-            server.shutdown()
-
-
 @pytest.mark.slow
 def test_browser_page(exported, tmp_path):
     browser, npm = shutil.which("chromium"), shutil.which("npm")
@@ -161,7 +119,7 @@ def test_browser_page(exported, tmp_path):
     shutil.copy(path, folder)
     image = np.random.default_rng(1).integers(0, 256, (20, 24, model.input_shape[-1]), "uint8")
     cv2.imwrite(str(folder / "picture.png"), image[..., ::-1])
-    shown = drop(folder, browser)
+    shown = visit(browser, folder, DROP)[0]
     assert shown["answer"] == f"Probability of class 1: {model.predict(image[None], verbose=0)[0, 0]:.4f}"
     heatmap = pn.heatmap_model(model, method="patchwise").predict(image[None], verbose=0)[0]
     drawn = np.array(shown["heatmap"]).reshape(shown["height"], shown["width"], 4)
@@ -169,7 +127,7 @@ def test_browser_page(exported, tmp_path):
     assert (drawn[..., 3] == 255).all()
 
     (folder / "picture.png").write_text("not a picture")
-    assert drop(folder, browser)["answer"].startswith("picture.png: ")
+    assert visit(browser, folder, DROP)[0]["answer"].startswith("picture.png: ")
     (folder / "model.onnx").unlink()
     (folder / "picture.png").unlink()
-    assert drop(folder, browser)["answer"].startswith("model.onnx cannot be loaded: ")
+    assert visit(browser, folder, DROP)[0]["answer"].startswith("model.onnx cannot be loaded: ")

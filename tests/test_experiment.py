@@ -1,12 +1,14 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
+import keras
 import numpy as np
 import pytest
 
@@ -109,6 +111,18 @@ def test_resume_a_finished_run_with_more_epochs(small, tmp_path):
         experiment.train(load_config(small, ["model.depth=3", "training.seed=5"]), folder, resume=True)
 
 
+def test_resume_with_all_augmentation(small, tmp_path):
+    """Two epochs at once are those of one epoch and its resumption."""
+    options = ["training.rotations=true", "training.zoom=1.2", "training.balanced=true"]
+    for folder, epochs in (("once", 2), ("twice", 1), ("twice", 2)):
+        config = load_config(small, [*options, f"training.epochs={epochs}"])
+        experiment.train(config, tmp_path / folder, resume=True)
+    assert history(tmp_path / "once") == history(tmp_path / "twice")
+    plain = load_config(small, ["training.epochs=1"])
+    experiment.train(plain, tmp_path / "plain")
+    assert history(tmp_path / "plain")[0] != history(tmp_path / "once")[0]
+
+
 def test_convergence_ends_a_run_for_good(small, tmp_path):
     """A learning rate of almost nothing never improves enough to last."""
     overrides = ["training.patience=1", "training.learning_rate=1e-30"]
@@ -152,6 +166,100 @@ def test_damaged_runs(run, small, tmp_path):
         with pytest.raises(InputError) as caught:
             experiment.train(load_config(small), folder, resume=True)
         assert str(caught.value) == f"{checkpoint}: not the checkpoint of this run, or damaged"
+
+
+BASELINES = {
+    "vgg19_cam": ["model={kind: vgg19_cam, width: 0.02}"],
+    "vgg11": ["model={kind: vgg11, width: 0.02, resize: [40, 40]}"],
+    "vgg11 as it is": ["model={kind: vgg11, width: 0.02, resize: null}", "data.size=32"],
+}
+
+
+@pytest.mark.parametrize("kind", BASELINES)
+def test_baselines_are_runs_like_any_other(kind, small, tmp_path, rng):
+    run = tmp_path / "once"
+    experiment.train(load_config(small, [*BASELINES[kind], "training.epochs=2"]), run)
+    if kind == "vgg11":  # two epochs at once are those of one and its resumption: dropout too
+        for epochs in (1, 2):
+            config = load_config(small, [*BASELINES[kind], f"training.epochs={epochs}"])
+            experiment.train(config, tmp_path / "twice", resume=True)
+        assert history(run) == history(tmp_path / "twice")
+    config, model = experiment.open_run(run)
+    data = load_dataset(config)
+    assert config.model.kind == kind.split()[0]
+    method = pn.baselines.cam if kind == "vgg19_cam" else pn.baselines.grad_cam
+    measured = experiment.evaluate(run)
+    right = (model.predict(data.val.images, verbose=0)[:, 0] > 0.5) == data.val.labels
+    assert measured["validation"]["accuracy"] == pytest.approx(right.mean())
+    maps = method(model, data.masked.images)
+    assert measured["localization"]["exact_match"]["mean"] == pytest.approx(
+        np.mean((maps >= 0.5) == data.masked.masks)
+    )
+    image = rng.integers(0, 256, (32, 32) if kind.endswith("as it is") else (37, 45), "uint8")
+    (explained,) = experiment.explain(run, [save(tmp_path / "new.png", image)])
+    heatmap = np.load(run / "heatmaps" / "new_heatmap.npy")
+    np.testing.assert_array_equal(heatmap, method(model, image[None, ..., None])[0])
+    assert explained.probability == pytest.approx(model.predict(image[None, ..., None], verbose=0)[0, 0])
+
+
+def test_baselines_that_cannot_be(small, tmp_path):
+    for overrides, message in (
+        (["model={kind: vgg19_cam}", "data.size=7"], "train images: expected at least 8 x 8"),
+        (["model={kind: vgg11, resize: null}"], "train images: expected at least 32 x 32"),
+        (["model={kind: vgg11, resize: [31, 40]}"], r"model: .*at least 32 x 32.*Received: 31 x 40"),
+        (["model={kind: vgg19_cam, crop: [4, 9]}"], r"model: .*at least 8 x 8.*Received: 4 x 9"),
+        (["model={kind: vgg19_cam, crop: [30, 30]}"], "train images: expected at least 30 x 30"),
+        (
+            ["model={kind: vgg11}", "training.snapshot_every=1"],
+            r"training.snapshot_every: expected null.*Received: 1 with model.kind vgg11",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            experiment.train(load_config(small, overrides), tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+
+def test_finish(small, tmp_path, monkeypatch):
+    """A run that has ended is only read; one that has not goes on."""
+    config = load_config(small, ["training.epochs=2"])
+    first = experiment.finish(config, tmp_path / "run")
+    assert history(tmp_path / "run") == history_of(first)
+    stamp = (tmp_path / "run" / "model.keras").stat().st_mtime_ns
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "train", refuse)
+        assert experiment.finish(config, tmp_path / "run") == first
+        assert experiment.finish(load_config(small, ["training.epochs=1"]), tmp_path / "run") == first
+    assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns == stamp
+    with pytest.raises(InputError, match=r"another training.seed"):
+        experiment.finish(load_config(small, ["training.seed=9"]), tmp_path / "run")
+    more = experiment.finish(load_config(small, ["training.epochs=3"]), tmp_path / "run")
+    assert more.rows[:2] == first.rows
+    assert len(more.rows) == 3
+    assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns > stamp
+
+
+def history_of(trained):
+    return [[str(v) for k, v in enumerate(row) if k != 1] for row in trained.rows]
+
+
+def test_more_epochs_take_the_old_model_away(small, tmp_path):
+    """A run that goes on and is cut off has not finished."""
+    experiment.train(load_config(small, ["training.epochs=1"]), tmp_path)
+
+    def cut(task, done, total, note=""):
+        if done > 1.4:
+            raise KeyboardInterrupt
+
+    config = load_config(small, ["training.epochs=2"])
+    with pytest.raises(KeyboardInterrupt):
+        experiment.train(config, tmp_path, resume=True, progress=cut)
+    with pytest.raises(InputError, match="has not finished"):
+        experiment.open_run(tmp_path)
+    assert len(experiment.finish(config, tmp_path).rows) == 2
 
 
 def test_bad_model_leaves_no_folder(small, tmp_path):
@@ -213,10 +321,34 @@ def test_no_space_left(run, small, tmp_path, monkeypatch):
 def test_mean_and_std(rng):
     images = rng.integers(0, 256, (5, 6, 7, 3), "uint8")
     images[..., 2] = 51
-    mean, std = experiment.mean_and_std(images)
+    mean, std = experiment.mean_and_std(experiment.seen(images))
     np.testing.assert_allclose(mean, (images / 255).mean(axis=(0, 1, 2)))
     np.testing.assert_allclose(std[:2], (images / 255).std(axis=(0, 1, 2))[:2])
     assert std[2] == pytest.approx(1 / 255)  # never zero
+
+
+def test_standardized_by_the_preprocessed_pixels_of_the_crop(rng, tmp_path):
+    """The whole image decides about its light, and the crop about mean and deviation."""
+    image_folder(tmp_path / "images", size=(13, 12), channels=3)
+    (tmp_path / "my.yaml").write_text(
+        "name: my\n"
+        "data: {kind: folder, path: images}\n"
+        "model: {patch_size: 5, filters: 2, depth: 1, crop: [6, 7],\n"
+        "        preprocessing: [{kind: gamma, gamma: 2}, {kind: shades_of_gray, norm: 4}]}\n"
+    )
+    config = load_config(tmp_path / "my.yaml")
+    data = load_dataset(config)
+    model = experiment.build(config, data)
+    x = np.sqrt(data.train.images / 255)
+    light = (x**4).mean(axis=(1, 2), keepdims=True) ** (1 / 4)
+    light /= np.sqrt((light**2).sum(axis=-1, keepdims=True))
+    x = np.minimum(x / (np.sqrt(3) * light), 1)[:, 3:9, 2:9]
+    rescaling = model.get_layer("standardize")
+    np.testing.assert_allclose(1 / np.array(rescaling.scale), x.std(axis=(0, 1, 2)), rtol=1e-5)
+    means = -np.array(rescaling.offset) / np.array(rescaling.scale)
+    np.testing.assert_allclose(means, x.mean(axis=(0, 1, 2)), rtol=1e-5)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds[:4] == ["InputLayer", "ZeroToOne", "GammaCorrection", "ShadesOfGray"]
 
 
 def test_evaluate(run):
@@ -225,6 +357,7 @@ def test_evaluate(run):
         run, progress=lambda task, done, total, note="": told.append((task, done, total))
     )
     assert json.loads((run / "metrics.json").read_text()) == measured
+    assert measured["versions"]["keras"] == keras.__version__
     data = load_dataset(load_config(run / "config.yaml"))
     model = pn.load_model(run / "model.keras")
     q, labels = model.predict(data.val.images, verbose=0)[:, 0], data.val.labels
@@ -233,15 +366,16 @@ def test_evaluate(run):
     assert validation["accuracy"] == np.mean((q > 0.5) == labels)
     pairs = q[labels == 1][:, None] - q[labels == 0][None]
     assert validation["auroc"] == pytest.approx(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
+    for name, (low, high) in validation["intervals"].items():
+        assert low <= validation[name] <= high
     assert validation["loss"] == pytest.approx(min(float(row[3]) for row in history(run)), abs=1e-5)
     maps = pn.heatmap_model(model).predict(data.masked.images, verbose=0)
     localization = measured["localization"]
     assert localization["masks"] == "collages"
-    assert localization["exact_match"] == {
-        "mean": pytest.approx(np.mean((maps >= 0.5) == data.masked.masks), abs=1e-3),
-        "images": 2,
-        "skipped": 0,
-    }
+    exact = localization["exact_match"]
+    assert exact["mean"] == pytest.approx(np.mean((maps >= 0.5) == data.masked.masks), abs=1e-3)
+    assert exact["low"] <= exact["mean"] <= exact["high"]
+    assert (exact["images"], exact["skipped"]) == (2, 0)
     assert ("heatmaps", 2, 2) in told
     assert cv2.imread(str(run / "heatmaps" / "collages.png")) is not None
 
@@ -317,8 +451,16 @@ def test_colour_folder_with_masks_crop_and_snapshots(tmp_path):
     np.testing.assert_allclose(1 / np.array(rescaling.scale), inside.std(axis=(0, 1, 2)), rtol=1e-5)
     assert (run / "heatmaps" / "epoch_0001.png").is_file()
     measured = experiment.evaluate(run)
+    assert "test" not in measured
     assert measured["localization"]["auroc"]["images"] == 1
     assert (run / "heatmaps" / "spot.png").is_file()
+    for name, other in (("cat", "dog"), ("dog", "cat")):  # a test split whose labels are all wrong
+        shutil.copytree(tmp_path / "images" / "val" / name, tmp_path / "images" / "test" / other)
+    measured = experiment.evaluate(run)
+    validation, test = measured["validation"], measured["test"]
+    assert test["images"] == 6
+    assert test["accuracy"] == pytest.approx(1 - validation["accuracy"])
+    assert test["auroc"] == pytest.approx(1 - validation["auroc"])
     small = save(tmp_path / "tiny.png", np.zeros((13, 20), "uint8"))
     with pytest.raises(InputError, match="at least 14 x 14"):
         experiment.explain(run, [small])
@@ -326,3 +468,7 @@ def test_colour_folder_with_masks_crop_and_snapshots(tmp_path):
     with pytest.warns(UserWarning, match=r"grey.png: .* resized to 20 x 22; .* 16 x 20"):
         experiment.explain(run, [grey])
     assert np.load(run / "heatmaps" / "grey_heatmap.npy").shape == (16, 20)
+    [as_trained] = experiment.explain(run, [grey], resize=True)
+    assert np.load(run / "heatmaps" / "grey_heatmap.npy").shape == (20, 22)
+    model = experiment.open_run(run)[1]
+    assert as_trained.probability == pytest.approx(float(model(np.full((1, 20, 22, 3), 200.0))[0, 0]))

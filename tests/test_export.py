@@ -19,14 +19,18 @@ from skimage import data as photographs
 from tensorflow_serving.apis import prediction_log_pb2
 
 import patchnet_tf as pn
+from patchnet_tf import dense
 from patchnet_tf.config import InputError
+from patchnet_tf.data.files import read_image
 from patchnet_tf.export import VerificationError, saved_model, to_onnx, to_saved_model, verify
 from patchnet_tf.export import graph as graphs
 from patchnet_tf.export import onnx as onnx_format
+from patchnet_tf.layers import GammaCorrection, ShadesOfGray
 
 from . import reference
 from .conftest import shake
 
+SHARED = Path(__file__).parents[2] / "shared" / "images"
 PLAIN = {"input_shape": (None, None, 3), "patch_size": 5, "filters": 4, "depth": 2}
 MODELS = {
     "plain": PLAIN,
@@ -104,6 +108,54 @@ def test_onnx_is_the_papers(exported, batch, height, width, seed):
         assert q[k] == pytest.approx(expected, abs=1e-5)
 
 
+def test_preprocessing_is_in_the_files(tmp_path, rng):
+    """Each image of a batch has its own light, that of the whole image, whatever its size."""
+    steps = [GammaCorrection(1.8), ShadesOfGray(4)]
+    model = shake(pn.PatchNet(**PLAIN, preprocessing=steps), rng)
+    to_onnx(model, tmp_path / "model.onnx")
+    run = session(tmp_path / "model.onnx")
+    version = to_saved_model(model, tmp_path / "served").path
+    served = tf.saved_model.load(str(version))
+    for shape in ((1, 12, 17, 3), (3, 15, 11, 3)):
+        images = (rng.integers(0, 256, shape) * rng.uniform(0.1, 1, (shape[0], 1, 1, 3))).astype("uint8")
+        x = (images / 255) ** (1 / 1.8)
+        light = (x**4).mean(axis=(1, 2), keepdims=True) ** (1 / 4)
+        light /= np.sqrt((light**2).sum(axis=-1, keepdims=True))
+        x = np.minimum(x / (np.sqrt(3) * light), 1)
+        maps = [reference.decisions(model.get_weights(), 255 * image, 5, 1) for image in x]
+        probabilities = [reference.probability(model.get_weights(), 255 * image, 5, 5) for image in x]
+        from_saved = served.signatures["serving_default"](image=tf.constant(images))
+        for got in (
+            run.run(["probability", "heatmap"], {"image": images}),
+            (from_saved["probability"], from_saved["heatmap"]),
+            (model.predict(images, verbose=0)[:, 0], pn.heatmap_model(model).predict(images, verbose=0)),
+        ):
+            np.testing.assert_allclose(got[0], probabilities, atol=1e-5)
+            np.testing.assert_allclose(got[1], maps, atol=1e-5)
+    metadata = json.loads((version / "assets.extra" / "metadata.json").read_text())
+    assert json.loads(metadata["preprocessing"])[1:3] == [
+        {"layer": "GammaCorrection", "gamma": 1.8},
+        {"layer": "ShadesOfGray", "norm": 4},
+    ]
+    assert run.get_modelmeta().custom_metadata_map["preprocessing"] == metadata["preprocessing"]
+    model.save(tmp_path / "model.keras")
+    loaded = pn.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), model.predict(images, verbose=0))
+
+
+def test_batch_changes_no_bit(exported, rng):
+    """A server may answer several requests at once. Odd sizes lay images at odd addresses in the memory."""
+    _, model, path, _ = exported
+    opened = session(path)
+    for size in ((11, 11), (13, 18), (25, 22)):
+        images = rng.integers(0, 256, (5, *size, model.input_shape[-1]), "uint8")
+        together = opened.run(["probability", "heatmap"], {"image": images})
+        for k in range(5):
+            alone = opened.run(["probability", "heatmap"], {"image": images[k : k + 1]})
+            np.testing.assert_array_equal(alone[0][0], together[0][k])
+            np.testing.assert_array_equal(alone[1][0], together[1][k])
+
+
 def test_file_is_clean(exported):
     _, model, path, _ = exported
     loaded = onnx.load(path)
@@ -149,6 +201,8 @@ def test_metadata(exported):
     assert json.loads(metadata["class_names"]) == ["cat", "dog"]
     assert int(metadata["patch_size"]) == arguments["patch_size"]
     assert int(metadata["stride"]) == arguments.get("stride", arguments["patch_size"])
+    least = arguments.get("crop", (arguments["patch_size"],) * 2)
+    assert json.loads(metadata["smallest_image"]) == list(least)
     assert json.loads(metadata["crop"]) == (list(arguments["crop"]) if "crop" in arguments else None)
     layers = [layer["layer"] for layer in json.loads(metadata["preprocessing"])]
     assert layers == ["ZeroToOne"] + ["Rescaling"] * (2 if "inverted" in name else 1)
@@ -209,8 +263,49 @@ def test_fixed_shape_beside_another_export(plain, tmp_path, rng):
     assert json.loads((folder / "verification.json").read_text()).keys() == {"any.onnx", "fixed.onnx"}
     assert verify(model, folder / "fixed.onnx").heatmap < 1e-5
     assert verify(model, folder / "any.onnx", images=images).heatmap < 1e-5
-    with pytest.raises(InputError, match="exported size"):
-        verify(model, folder / "fixed.onnx", images=images[:, :8])
+    with pytest.warns(UserWarning, match="smaller than those that the file takes, 9 x 12"):
+        smaller = verify(model, folder / "fixed.onnx", images=images[:, :8])
+    assert [batch.source for batch in smaller.batches] == ["generated"] * 2
+    [*_, given] = verify(
+        model, folder / "fixed.onnx", images=np.pad(images, [(0, 0), (3, 4), (1, 1), (0, 0)])
+    ).batches
+    np.testing.assert_array_equal(given.images, images[[0, -1]])
+
+
+def test_a_fixed_size_makes_no_larger_file(plain, tmp_path):
+    model, path = plain
+    to_onnx(model, tmp_path / "fixed.onnx", size=(150, 160), batch=1)
+    assert (tmp_path / "fixed.onnx").stat().st_size < 1.1 * path.stat().st_size
+    vectors = json.loads((tmp_path / "fixed.test_vectors.json").read_text())
+    assert len(vectors) == 1  # the second would be as large
+    assert np.shape(vectors[0]["image"]) == (1, 150, 160, 3)
+
+
+@pytest.mark.parametrize("name", ["plain", "patches too small to share work"])
+def test_a_heatmap_of_many_tiles(name, rng, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_format, "MEMORY", 1)  # MiB
+    model = make(name)
+    cut = next(layer for layer in pn.heatmap_model(model, memory=1).layers if hasattr(layer, "memory"))
+    assert dense.tile_side(2**20, 5, 1, cut.layer) < 60
+    to_onnx(model, tmp_path / "tiles.onnx")
+    images = rng.integers(0, 256, (2, 67, 131, model.input_shape[-1]), "uint8")
+    whole = pn.heatmap_model(model, method="patchwise").predict(images, verbose=0)
+    [maps] = session(tmp_path / "tiles.onnx").run(["heatmap"], {"image": images})
+    np.testing.assert_allclose(maps, whole, atol=1e-5)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real images are not there")
+def test_real_images_at_both_precisions(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = pn.PatchNet((None, None, 3), patch_size=17, filters=8, depth=7)
+    files = [*SHARED.glob("skin_isic2017/val/*/*.png")][:2]
+    images = np.stack([read_image(file, 3)[:96, :128] for file in files])
+    expected = pn.heatmap_model(model).predict(images, verbose=0)
+    for precision, tolerance in (("float32", 1e-4), ("float16", 5e-3)):
+        path = tmp_path / f"{precision}.onnx"
+        to_onnx(model, path, precision=precision, images=images)
+        [maps] = session(path).run(["heatmap"], {"image": images})
+        np.testing.assert_allclose(maps, expected, atol=tolerance)
 
 
 def test_float16_on_photographs(plain, tmp_path):
@@ -264,11 +359,14 @@ def test_existing_target(plain, tmp_path):
     ("arguments", "message"),
     [
         ({"precision": "int8"}, "precision"),
-        ({"size": (4, 9)}, "at least 5 x 5"),
+        ({"size": (4, 9)}, "from 5 x 5"),
         ({"size": 9}, "size"),
         ({"batch": 0}, "batch"),
         ({"class_names": ("cat", "cat")}, "class_names"),
         ({"class_names": ("cat",)}, "class_names"),
+        ({"class_names": "ab"}, "class_names"),
+        ({"class_names": None}, "class_names"),
+        ({"size": (9, 20_000)}, "to 8192 x 8192"),
         ({"metadata": {"patch_size": "9"}}, "metadata"),
         ({"metadata": {"trained": 3}}, "metadata"),
         ({"path": "model.pb"}, r"\.onnx"),
@@ -288,6 +386,9 @@ def test_bad_targets(tmp_path):
     assert caught.value.filename == str(tmp_path / "file" / "model.onnx")
     with pytest.raises(ValueError, match=r"made by `PatchNet`.*Received"):
         to_onnx(keras.Sequential([keras.Input((4, 4, 1))]), tmp_path / "model.onnx")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(InputError, match=r"folder\.onnx: a folder has that name"):
+        to_onnx(make("plain"), tmp_path / "folder.onnx", overwrite=True)
 
 
 @pytest.mark.parametrize("damage", ["altered", "truncated"])
@@ -326,6 +427,8 @@ def test_verify_of_another_file(plain, tmp_path):
         verify(pn.PatchNet(**PLAIN), path)
     with pytest.raises(InputError, match=r"another model.*Received"):
         verify(pn.PatchNet(**{**PLAIN, "input_shape": (9, 9, 1)}), path)
+    with pytest.raises(VerificationError, match="another model; its patch_size is 5, the model's 4"):
+        verify(pn.PatchNet(**{**PLAIN, "patch_size": 4}), path)
     (path.parent / "copy").mkdir()
     shutil.copy(path, path.parent / "copy")
     (path.parent / "copy" / "MANIFEST.json").write_text("[]")
@@ -521,7 +624,8 @@ def test_saved_model_refuses_wrong_images(served):
     answer = load(served[1] / "1").signatures["serving_default"]
     for shape, dtype, message in (
         ((1, 4, 9, 3), "uint8", "at least 5 x 5 pixels"),
-        ((1, 9, 9, 1), "uint8", "shape"),
+        ((1, 9, 9, 1), "uint8", r"takes images of 3 channel\(s\)|shape"),
+        ((0, 9, 9, 3), "uint8", "takes at least one image"),
         ((1, 9, 9, 3), "float32", "uint8"),
     ):
         with pytest.raises((tf.errors.InvalidArgumentError, TypeError, ValueError), match=message):

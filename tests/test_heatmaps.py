@@ -4,6 +4,7 @@ import pytest
 
 import patchnet_tf as pn
 from patchnet_tf.heatmaps import METHODS, Drawing
+from patchnet_tf.layers import GammaCorrection, ShadesOfGray
 
 from . import reference
 from .conftest import shake
@@ -64,6 +65,29 @@ def test_strips_do_not_show(kind, monkeypatch, rng):
     heatmap = Drawing(maps)(image, shares.append)
     np.testing.assert_allclose(heatmap, maps.predict(image[None], verbose=0)[0], atol=1e-6)
     assert shares == [5 / 13, 10 / 13, 1]
+
+
+def test_the_light_is_that_of_the_whole_image(monkeypatch, rng):
+    """Whether the map is drawn whole, in strips, in tiles or patch by patch; in a batch each has its own."""
+    monkeypatch.setattr("patchnet_tf.heatmaps.STRIP_ROWS", 7)
+    steps = [GammaCorrection(2.2), ShadesOfGray(6)]
+    model = shake(pn.PatchNet((None, None, 3), 6, preprocessing=steps, filters=8, depth=3), rng)
+    # Its light changes from the top to the bottom.
+    light = np.linspace((1, 0.3, 0.5), (0.2, 1, 0.4), 24)[:, None]
+    images = (rng.integers(0, 256, (2, 24, 18, 3)) * light).astype("uint8")
+    images[1] = images[1] // (3, 1, 2)
+    x = (images / 255) ** (1 / 2.2)
+    e = (x**6).mean(axis=(1, 2), keepdims=True) ** (1 / 6)
+    e /= np.sqrt((e**2).sum(axis=-1, keepdims=True))
+    x = np.minimum(x / (np.sqrt(3) * e), 1)
+    expected = [reference.decisions(model.get_weights(), 255 * image, 6, 1) for image in x]
+    assert abs(np.diff(expected, axis=0)).max() > 0.01
+    maps = pn.heatmap_model(model, memory=1)  # tiles of 13 x 13 patches
+    np.testing.assert_allclose(maps.predict(images, verbose=0), expected, atol=1e-5)
+    patchwise = pn.heatmap_model(model, method="patchwise")
+    np.testing.assert_allclose(patchwise.predict(images, verbose=0), expected, atol=1e-5)
+    for image, heatmap in zip(images, expected, strict=True):
+        np.testing.assert_allclose(Drawing(maps)(image), heatmap, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"kind": "averaged"}, {"stride": 2}])

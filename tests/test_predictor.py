@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 
@@ -63,13 +64,13 @@ def test_threads_share_a_predictor(path, rng):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((9, 9, 3), "uint8"), "1 channels"),
+        (np.zeros((9, 9, 3), "uint8"), r"1 channel\(s\)"),
         (np.zeros((9, 9), "uint8"), "numpy array of uint8"),
         (np.zeros((9, 9, 1), "float32"), "numpy array of uint8"),
         ([[[0]]], "numpy array of uint8"),
         (np.zeros((6, 9, 1), "uint8"), "at least 7 x 8"),
         (np.zeros((9, 7, 1), "uint8"), "at least 7 x 8"),
-        (np.zeros((0, 9, 9, 1), "uint8"), "at least"),
+        (np.zeros((0, 9, 9, 1), "uint8"), r"\(count, height, width, channels\)"),
     ],
 )
 def test_bad_images(path, image, message):
@@ -100,11 +101,30 @@ def test_cuda_runs_or_is_said_not_to_be_there(path):
     assert Predictor(path, device="cuda", allow_fallback=True).provider == "CPUExecutionProvider"
 
 
-def test_bad_device(path):
-    with pytest.raises(ValueError, match=r"device.*Received"):
-        Predictor(path, device="tpu")
+@pytest.mark.parametrize(
+    "wrong", [{"device": "tpu"}, {"device": ["cpu"]}, {"threads": -1}, {"threads": None}, {"threads": 1.5}]
+)
+def test_bad_arguments(path, wrong):
+    with pytest.raises(ValueError, match=rf"`{next(iter(wrong))}` must be.*Received"):
+        Predictor(path, **wrong)
+
+
+@pytest.mark.parametrize("names", [None, "cat, dog", "7"])
+def test_what_a_file_says_of_itself_is_damaged(path, tmp_path, names):
+    loaded = onnx.load(path)
+    [entry] = [entry for entry in loaded.metadata_props if entry.key == "class_names"]
+    if names is None:
+        loaded.metadata_props.remove(entry)
+    else:
+        entry.value = names
+    onnx.save(loaded, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match=r"other\.onnx: what it says of itself.*missing or damaged"):
+        Predictor(tmp_path / "other.onnx")
 
 
 def test_serving_loads_no_tensorflow():
-    code = "import sys, patchnet_tf.serving; sys.exit(bool({'tensorflow', 'keras'} & sys.modules.keys()))"
+    code = (
+        "import sys; from patchnet_tf.serving import Client, Predictor; Client('http://host/v1/models/cells')\n"
+        "sys.exit(bool({'tensorflow', 'keras', 'kserve'} & sys.modules.keys()))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

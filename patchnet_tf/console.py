@@ -1,0 +1,131 @@
+"""What a command says: results to stdout; progress, warnings and one-line errors to stderr; the exit code."""
+
+import contextlib
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .config import InputError
+
+PLAIN_SECONDS = 15  # between two lines of progress where there is no terminal
+
+
+@contextlib.contextmanager
+def stderr_closed() -> Iterator[None]:
+    """Drop what C++ code writes to stderr: TensorFlow greets there, whatever its log level is."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+@contextlib.contextmanager
+def one_line_errors(after_interrupt: str = "nothing was lost") -> Iterator[None]:
+    """Turn what can go wrong into a line on stderr and the exit code."""
+    try:
+        yield
+    except InputError as error:
+        for line in str(error).splitlines():
+            say("error", line)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        say("interrupted", after_interrupt)
+        raise typer.Exit(130) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        say("error", f"{where}{error.strerror or error}")
+        raise typer.Exit(1) from None
+    except (ArithmeticError, MemoryError) as error:
+        say("error", str(error) or "not enough memory")
+        raise typer.Exit(1) from None
+    except Exception as error:
+        # TensorFlow has errors of its own for no memory, and for no room for TensorBoard's files.
+        if not type(error).__module__.startswith("tensorflow."):
+            raise
+        say("error", re.sub(r"^\{\{.*?\}\} ", "", str(error).splitlines()[0]))
+        raise typer.Exit(1) from None
+
+
+def say(kind: str, message: str) -> None:
+    """Print one line to stderr."""
+    print(f"{kind}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def show(table: Table) -> None:
+    """Print a table to stdout, with nothing cut off."""
+    for column in table.columns:
+        column.overflow = "fold"
+    Console().print(table)
+
+
+class Bars(Progress):
+    """Progress bars with a line of text below them."""
+
+    text = ""
+
+    def get_renderables(self) -> Iterator[Any]:
+        """Return what is drawn."""
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.text)
+
+
+class Reporter:
+    """Shows progress: bars on a terminal, otherwise a line now and then.
+
+    An instance is a `patchnet_tf.experiment.Progress`.
+    """
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.1f} of {task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("time left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.tasks: dict[str, Any] = {}
+        self.first: dict[
+            str, tuple[float, float]
+        ] = {}  # when each task was first heard of, and how far it was
+        self.printed = -PLAIN_SECONDS
+
+    def __enter__(self) -> "Reporter":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, task: str, done: float, total: int, note: str = "") -> None:
+        """Show that `done` of `total` steps of a task are done."""
+        if self.console.is_terminal:
+            if task not in self.tasks:
+                self.tasks[task] = self.bars.add_task(task)
+            self.bars.text = note
+            self.bars.update(self.tasks[task], completed=done, total=total)
+            return
+        now = time.monotonic()
+        began, start = self.first.setdefault(task, (now, done))
+        if now - self.printed >= PLAIN_SECONDS or done == total:
+            self.printed = now
+            left = f"{(now - began) / (done - start) * (total - done):.0f} s left" if done > start else ""
+            so_far = f"{done:.1f}" if done % 1 else f"{done:.0f}"
+            print("  ".join(filter(None, (task, f"{so_far} of {total}", left, note))), file=sys.stderr)

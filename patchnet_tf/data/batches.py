@@ -1,0 +1,140 @@
+"""The batches of training: the order, the balance and the augmentation of an epoch, all from one seed."""
+
+import cv2
+import keras
+import numpy as np
+
+from ..config import InputError
+from . import Examples, check_images
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches for `fit` in which everything random follows from the seed and the number of the epoch alone.
+
+    So a run that was cut off goes on as if it had not been. Set `epoch` before each epoch, and give
+    `fit` shuffle=False: it would shuffle a second time, without the seed.
+
+    Args:
+        examples: the images and their labels.
+        batch_size: images in a batch; the last batch of an epoch may have fewer.
+        seed: of all that is random; None keeps every image as it is, in order, as for validation.
+        flips: mirror each image at random, left-right and up-down.
+        rotations: turn each image by 0 or 180 degrees at random. With `flips` this changes nothing: both
+            mirrorings together are such a turn, and happen to a quarter of the images anyway.
+        zoom: enlarge each image about its centre by a random factor from 1 to this one, at least 1, between
+            its pixels bilinearly; what is then outside its frame is cut off.
+        balanced: each epoch has every image of the smaller class, and as many of the larger, a new random
+            choice each time.
+
+    Attributes:
+        epoch: number of the epoch, from 0.
+
+    Raises:
+        InputError: the images are not as `check_images` needs them; with `balanced`, a class has none.
+
+    Example:
+        >>> batches = Batches(dataset.train, batch_size=4, seed=0, flips=True)
+        >>> images, labels = batches[0]  # (4, H, W, C) uint8, (4, 1) float32
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        seed: int | None = None,
+        *,
+        flips: bool = False,
+        rotations: bool = False,
+        zoom: float = 1.0,
+        balanced: bool = False,
+    ) -> None:
+        super().__init__()
+        self.images = check_images(examples.images)
+        self.labels = np.asarray(examples.labels, "float32")[:, None]
+        self.batch_size = batch_size
+        self.seed = seed
+        self.flips = flips
+        self.rotations = rotations
+        self.zoom = zoom
+        self.balanced = balanced
+        self.epoch = 0
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch; setting it draws what is random in it."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        self._epoch = number
+        count = len(self.images)
+        self._order = np.arange(count)
+        self._mirrored = np.zeros((2, count), bool)  # down, right
+        self._zooms = np.ones(count)
+        if self.seed is None:
+            return
+        rng = np.random.default_rng((self.seed, number))
+        rng.shuffle(self._order)
+        if self.flips:
+            self._mirrored = rng.random((2, count)) < 0.5
+        if self.rotations:
+            self._mirrored ^= rng.random(count) < 0.5  # both, or neither
+        if self.zoom > 1:
+            self._zooms = rng.uniform(1, self.zoom, count)
+        if self.balanced:
+            self._order = balance(self._order, self.labels[self._order, 0])
+
+    @property
+    def count(self) -> int:
+        """Number of images in an epoch."""
+        return len(self._order)
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-self.count // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return images (B, H, W, C) and labels (B, 1) of batch `index` of this epoch."""
+        chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        images = self.images[chosen]  # a copy
+        for k, n in enumerate(chosen):
+            down, right = self._mirrored[:, n]
+            images[k] = images[k, :: -1 if down else 1, :: -1 if right else 1]
+            if self._zooms[n] > 1:
+                images[k] = enlarge(images[k], self._zooms[n])
+        return images, self.labels[chosen]
+
+
+def balance(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the first images of each class in this order, as many as the smaller class has.
+
+    Args:
+        order: (N,), numbers of images.
+        labels: (N,), their labels, 0 or 1.
+
+    Raises:
+        InputError: a class has no images.
+
+    Example:
+        >>> balance(numpy.array([7, 8, 9]), numpy.array([1, 0, 1]))
+        array([7, 8])
+    """
+    places = [np.flatnonzero(labels == k) for k in (0, 1)]
+    count = min(map(len, places))
+    if count == 0:
+        raise InputError(
+            "training.balanced: expected images of both classes. "
+            f"Received: {len(places[0])} of class 0, {len(places[1])} of class 1"
+        )
+    return order[np.sort(np.concatenate([place[:count] for place in places]))]
+
+
+def enlarge(image: np.ndarray, factor: float) -> np.ndarray:
+    """Return the centre of an image (H, W, C), enlarged `factor` times to its size, bilinearly."""
+    height, width = image.shape[:2]
+    # Pixel x of the result is where x / factor + (1 - 1 / factor) * centre was.
+    moved = (1 - 1 / factor) / 2
+    matrix = np.array([[1 / factor, 0, moved * (width - 1)], [0, 1 / factor, moved * (height - 1)]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    larger = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return larger.reshape(image.shape)  # OpenCV drops an axis of one channel

@@ -1,0 +1,41 @@
+"""Two classes of the Describable Textures Dataset; in the paper, cracked (0) and perforated (1).
+
+    path/images/<class>/*.jpg    or path/dtd/images/<class>/*.jpg, as dtd-r1.0.1.tar.gz unpacks them
+
+Each class has 120 photographs. In the order of their names, the first 80 are trained on and the next 40
+validate; the ten splits that come with the data set (40 + 40 + 40) are not used.
+
+https://www.robots.ox.ac.uk/~vgg/data/dtd/ has the data set.
+"""
+
+from pathlib import Path
+
+from ..config import DtdData
+from .files import Entry, Listing
+from .folder import image_files
+
+URL = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
+
+
+def listing(data: DtdData) -> Listing:
+    """List the photographs of the two classes."""
+    found = Listing(data.classes, data.size, 3)
+    root = Path(data.path)
+    images = (root / "dtd" if (root / "dtd").is_dir() else root) / "images"
+    if not images.is_dir():
+        found.complaints.append(f"{images}: no such folder; fetch dtd-r1.0.1.tar.gz from {URL} and unpack it")
+        return found
+    for label, name in enumerate(data.classes):
+        if not (images / name).is_dir():
+            there = ", ".join(sorted(d.name for d in images.iterdir() if d.is_dir())) or "none"
+            found.complaints.append(f"{images / name}: no such class (data.classes). Received: {there}")
+            continue
+        paths = image_files(images / name)
+        if len(paths) < data.train + data.val:
+            found.complaints.append(
+                f"{images / name}: expected at least {data.train} + {data.val} images, to train on and to "
+                f"validate. Received: {len(paths)}"
+            )
+        for k, path in enumerate(paths[: data.train + data.val]):
+            found.entries.append(Entry("train" if k < data.train else "val", label, path))
+    return found

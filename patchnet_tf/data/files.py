@@ -1,0 +1,278 @@
+"""Data sets that are image files: what a source lists is read here, in the same way for all of them.
+
+A source, such as `folder` or `isic2017`, says in a `Listing` which files there are, what is on them, and what
+is wrong with the list. `read` makes a `Dataset` of it, `check` a report.
+"""
+
+import csv
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from ..config import InputError
+from ..serving import validation
+from . import Dataset, Examples, Masked, Progress
+
+SPLITS = ("train", "val", "test")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+FORMATS = (*validation.FORMATS, "GIF")
+SHOWN = 10  # complaints in one error
+STEP = 100  # images between two reports of progress; smaller data sets are read in no time
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Entry(NamedTuple):
+    """One image of a list.
+
+    Attributes:
+        split: "train", "val" or "test".
+        label: 0 or 1.
+        path: the image file.
+        mask: takes the (height, width) that the image has, and returns its mask, bool of that size, or
+            raises InputError; None where there is no mask.
+        row: file and row that list the image, where it is listed in a file.
+    """
+
+    split: str
+    label: int
+    path: Path
+    mask: Callable[[tuple[int, int]], np.ndarray] | None = None
+    row: str = ""
+
+    def complaint(self, error: object) -> str:
+        """Return a message about the image, with the row that lists it."""
+        return f"{self.row}: {error}" if self.row else str(error)
+
+
+@dataclass
+class Listing:
+    """The images of a data set, before any is read, and how to read them.
+
+    Attributes:
+        class_names: of class 0 and class 1.
+        size: (height, width) to resize all to, or None.
+        channels: 1 or 3; None is 1 where all training images are grey.
+        mask: what the masks show, in one word.
+        entries: the images that are there.
+        complaints: what is wrong with the list, one line each.
+    """
+
+    class_names: tuple[str, str]
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    mask: str = "masks"
+    entries: list[Entry] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+def read(listing: Listing, progress: Progress | None = None) -> Dataset:
+    """Read all images of a list into memory, on all cores, and the masks of the validation images.
+
+    Raises:
+        InputError: something is wrong with the list, an image cannot be read, a mask has another size
+            than its image, or sizes differ and the list has none. The first ten complaints are told.
+    """
+    refuse(listing.complaints)
+    channels = listing.channels or channels_of(listing)
+    entries = sorted(listing.entries, key=lambda entry: SPLITS.index(entry.split))
+    complaints: list[str] = []
+    masks: dict[int, np.ndarray] = {}
+    images, differs = np.empty(0, "uint8"), False
+
+    def prepared(entry: Entry) -> tuple[np.ndarray, np.ndarray | None]:
+        image = read_image(entry.path, channels)
+        mask = entry.mask(image.shape[:2]) if entry.mask and entry.split == "val" else None
+        return resized(image, listing.size), None if mask is None else resized_mask(mask, listing.size)
+
+    for k, got in enumerate(in_threads(prepared, entries, progress)):
+        if isinstance(got, InputError):
+            complaints.append(entries[k].complaint(got))
+            continue
+        image, mask = got
+        if not images.size:
+            first, images = entries[k], np.empty((len(entries), *image.shape), "uint8")
+        if image.shape == images.shape[1:]:
+            images[k] = image
+        elif not differs:
+            differs = True
+            complaints.append(other_size(first.path, images.shape[1:3], entries[k].path, image.shape[:2]))
+        if mask is not None:
+            masks[k] = mask
+    refuse(complaints)
+
+    labels = np.array([entry.label for entry in entries], "uint8")
+    splits = [entry.split for entry in entries]
+    examples = {}
+    for split in sorted(set(splits)):
+        part = slice(splits.index(split), splits.index(split) + splits.count(split))
+        examples[split] = Examples(images[part], labels[part])
+    chosen = list(masks)
+    masked = (
+        Masked(listing.mask, images[chosen], np.stack(list(masks.values())), labels[chosen])
+        if masks
+        else None
+    )
+    return Dataset(listing.class_names, examples["train"], examples["val"], masked, examples.get("test"))
+
+
+def refuse(complaints: Sequence[str]) -> None:
+    """Raise InputError with the first complaints and the number of the others, if there are any."""
+    if complaints:
+        more = len(complaints) - SHOWN
+        rest = [f"and {more} more; `patchnet data check` lists them all"] if more > 0 else []
+        raise InputError("\n".join([*complaints[:SHOWN], *rest]))
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], progress: Progress | None = None
+) -> Iterator[Result | InputError]:
+    """Yield what the function returns for each item, in order, or the InputError that it raises.
+
+    Pillow decodes without Python's lock, so threads are enough.
+    """
+
+    def caught(item: Item) -> Result | InputError:
+        try:
+            return function(item)
+        except InputError as error:
+            return error
+
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for done, result in enumerate(pool.map(caught, items), 1):
+            if progress and len(items) >= STEP and (done % STEP == 0 or done == len(items)):
+                progress("reading images", done, len(items))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def channels_of(listing: Listing) -> int:
+    """Return 1 where all training images are grey, otherwise 3; unreadable ones have no say."""
+    paths = [entry.path for entry in listing.entries if entry.split == "train"]
+    return 3 if any(grey is False for grey in in_threads(is_grey, paths)) else 1
+
+
+def other_size(first: Path | str, size: Sequence[int], other: Path | str, its_size: Sequence[int]) -> str:
+    """Return the complaint about two images of different sizes (height, width)."""
+    sizes = [f"{height} x {width}" for height, width in (size, its_size)]
+    return (
+        "Images of one data set must have one size; set data.size: [height, width] to resize them. "
+        f"Received: {first} {sizes[0]}, {other} {sizes[1]} (height x width)"
+    )
+
+
+def read_rows(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a CSV file with a heading: how to name the row, and its cells by column.
+
+    Rows are counted as a spreadsheet does: the heading is row 1. A cell that is not there is "".
+
+    Raises:
+        InputError: the file is missing, is no text, or lacks one of the columns.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, restval="", skipinitialspace=True)
+            if missing := [column for column in columns if column not in (rows.fieldnames or ())]:
+                raise InputError(
+                    f"{path} row 1: expected the columns {', '.join(columns)}; {', '.join(missing)} missing. "
+                    f"Received: {', '.join(rows.fieldnames or ()) or 'nothing'}"
+                    + (" (cells must be separated by commas)" if len(rows.fieldnames or ()) == 1 else "")
+                )
+            for row in rows:
+                yield f"{path} row {rows.line_num}", {name: cell for name, cell in row.items() if name}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{path}: not a CSV file of UTF-8 text") from None
+
+
+def read_label(text: str) -> int:
+    """Return the label 0 or 1 that a cell of a CSV file holds; "1.0" is 1.
+
+    Raises:
+        InputError: it holds nothing or something else.
+    """
+    labels = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+    if (label := labels.get(text.strip())) is None:
+        raise InputError(f"expected a label, 0 or 1. Received: {text!r}")
+    return label
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read a black and white image file as a mask, True where it is white.
+
+    Raises:
+        InputError: it cannot be read, its (height, width) is not `size`, or it has other pixels than black
+            ones but none that is white.
+    """
+    mask = read_image(path, 1)[..., 0]  # (H, W)
+    if 0 < (brightest := mask.max()) <= 127:
+        raise InputError(f"{path}: expected black (0) and white (255). Received: pixels up to {brightest}")
+    return check_mask(path, mask > 127, size)
+
+
+def check_mask(path: Path, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a mask that has its image's (height, width); raise InputError otherwise."""
+    if mask.shape != size:
+        raise InputError(
+            f"{path}: a mask has the size of its image, {size} (height, width). Received: {mask.shape}"
+        )
+    return mask
+
+
+def read_image(path: str | Path, channels: int) -> np.ndarray:
+    """Read one image file by the rules of `patchnet_tf.serving.validation`; GIF too.
+
+    Args:
+        path: an image of 8 bits per channel, one frame, no transparency.
+        channels: 1 to read grey, a colour image too; 3 to read RGB, a grey image too.
+
+    Returns:
+        (H, W, channels), uint8, turned as its EXIF orientation says.
+
+    Raises:
+        InputError: it cannot be opened, is truncated or damaged, or is not such an image.
+
+    Example:
+        >>> read_image("cell.png", channels=1).shape
+        (128, 128, 1)
+    """
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(validation.MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return validation.decode(content, channels, what=str(path), formats=FORMATS)
+
+
+def is_grey(path: Path) -> bool:
+    """Return whether an image file has one channel; only its head is read."""
+    try:
+        with validation.opened(path, str(path), FORMATS) as image:
+            return image.mode in validation.GREY_MODES
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """Return an image (H, W, C) in `size` (height, width), smoothed where it shrinks."""
+    if size is None or image.shape[:2] == size:
+        return image
+    picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR)).reshape(*size, image.shape[2])
+
+
+def resized_mask(mask: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """Return a mask (H, W), bool, in `size` (height, width): each pixel is that of the nearest one."""
+    if size is None or mask.shape == size:
+        return mask
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))

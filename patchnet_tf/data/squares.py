@@ -1,0 +1,31 @@
+"""The images of the paper's analysis of convergence (Appendix A): black, and black with a white square.
+
+All images of a class are the same, so there is one of each, for training and for validation alike.
+"""
+
+import numpy as np
+
+from ..config import InputError, SquaresData
+from . import Dataset, Examples, Masked
+
+
+def load(data: SquaresData) -> Dataset:
+    """Draw the two images, (size, size, 1) uint8, 0 or 255; the mask of the second is its square.
+
+    Raises:
+        InputError: the square is larger than the image.
+
+    Example:
+        >>> load(SquaresData(kind="squares")).train.images.mean(axis=(1, 2, 3))  # a quarter is white
+        array([ 0.  , 63.75])
+    """
+    if data.square > data.size:
+        raise InputError(
+            f"data.square: expected at most data.size, {data.size}. Received: data.square={data.square}"
+        )
+    mask = np.zeros((1, data.size, data.size), bool)
+    start = (data.size - data.square) // 2
+    mask[:, start : start + data.square, start : start + data.square] = True
+    square = np.where(mask, np.uint8(255), np.uint8(0))[..., None]  # (1, size, size, 1)
+    both = Examples(np.concatenate([np.zeros_like(square), square]), np.array([0, 1], "uint8"))
+    return Dataset(data.classes, both, both, Masked("squares", square, mask, np.array([1], "uint8")))

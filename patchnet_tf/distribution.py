@@ -1,0 +1,171 @@
+"""Training on several devices: the graphics processors of one machine, or processes on several machines.
+
+`mirrored` is TensorFlow's MirroredStrategy: all GPUs of one machine. `data_parallel` is Keras's DataParallel
+on JAX: all devices of one process, or of several processes that are started by hand, one on each machine,
+with the same command and these variables (patchnet_tf itself starts none):
+
+    KERAS_BACKEND=jax
+    KERAS_DISTRIBUTION_JOB_ADDRESSES=HOST:PORT     of process 0, where the others can reach it
+    KERAS_DISTRIBUTION_NUM_PROCESSES=2
+    KERAS_DISTRIBUTION_PROCESS_ID=0                1 for the second process
+
+Every device takes an equal part of each batch, so one step is the step that a single device would take, up
+to rounding. Each process reads the images for itself; only process 0 reads and writes the run folder. Where
+a process fails, JAX ends the others after a while.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from .config import InputError
+from .data.batches import Batches
+
+BACKENDS = {"mirrored": "tensorflow", "data_parallel": "jax"}
+
+
+@dataclass(frozen=True)
+class Team:
+    """Who trains together.
+
+    Attributes:
+        devices: their number, in all processes.
+        process: the number of this process.
+        processes: how many there are.
+        scope: the context in which the model is made and trained.
+    """
+
+    devices: int = 1
+    process: int = 0
+    processes: int = 1
+    scope: contextlib.AbstractContextManager = field(default_factory=contextlib.nullcontext)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.process == 0
+
+    def share(self, batches: Batches) -> keras.utils.PyDataset:
+        """Return what this process gives to `fit`.
+
+        Raises:
+            InputError: the batches or the images cannot be divided among the devices.
+        """
+        return batches if self.devices == 1 else Share(batches, self)
+
+    def at_first(self, action: Callable[[], bytes]) -> bytes:
+        """Let process 0 do something; return its result, or raise its InputError, in every process."""
+        if self.processes == 1:
+            return action()
+        message = b""
+        if self.leads:
+            try:
+                message = b"+" + action()
+            except InputError as error:
+                message = b"-" + str(error).encode()
+        message = broadcast(message, self.leads)
+        if message[:1] == b"-":
+            raise InputError(message[1:].decode())
+        return message[1:]
+
+
+def assemble(kind: str | None) -> Team:
+    """Bring the devices of `training.distribution` together.
+
+    Args:
+        kind: "mirrored", "data_parallel", or None: one device.
+
+    Raises:
+        InputError: Keras runs on another backend than `kind` needs, or the processes did not find each other.
+    """
+    if kind is None:
+        return Team()
+    if (backend := keras.backend.backend()) != BACKENDS[kind]:
+        raise InputError(
+            f"training.distribution: {kind} needs the environment variable KERAS_BACKEND={BACKENDS[kind]}. "
+            f"Received: Keras on {backend}"
+        )
+    if kind == "mirrored":
+        import tensorflow as tf
+
+        strategy = tf.distribute.MirroredStrategy()
+        return Team(strategy.num_replicas_in_sync, scope=strategy.scope())
+
+    import jax
+
+    if "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ and not jax.distributed.is_initialized():
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")  # where there are no GPUs
+        try:
+            keras.distribution.initialize()
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                "training.distribution: the processes did not find each other by KERAS_DISTRIBUTION_"
+                f"JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID ({str(error).splitlines()[0]})"
+            ) from None
+    # `Share` divides the batches among the processes.
+    distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
+    return Team(jax.device_count(), jax.process_index(), jax.process_count(), distribution.scope())
+
+
+def broadcast(message: bytes, leads: bool) -> bytes:
+    """Return the message of process 0, which every JAX process calls this for."""
+    from jax.experimental import multihost_utils
+
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    content = np.frombuffer(message, "uint8") if leads else np.zeros(size, "uint8")
+    return np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes()
+
+
+class Share(keras.utils.PyDataset):
+    """Batches of which every device gets an equal part, and of each the part of this process.
+
+    Where the images of an epoch do not divide evenly, the last batch cannot be shared as it is. In training
+    the last few images, fewer than devices, are left out; they are others in each epoch. In validation, where
+    the batches have no seed, the last batch is filled up with images of weight 0, and the weights of the
+    others make the loss and the accuracy of the epoch exactly those of all images.
+
+    Args:
+        batches: of all devices together.
+        team: the devices and this process.
+
+    Raises:
+        InputError: the size of a batch is no multiple of the number of devices, or there are fewer training
+            images than devices.
+    """
+
+    def __init__(self, batches: Batches, team: Team) -> None:
+        super().__init__()
+        self.batches = batches
+        self.team = team
+        if batches.batch_size % team.devices:
+            raise InputError(
+                f"training.batch_size: expected a multiple of {team.devices}, the number of devices. "
+                f"Received: {batches.batch_size}"
+            )
+        self.fill = batches.seed is None
+        if not len(self):
+            raise InputError(f"expected at least {team.devices} training images, one for each device")
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        last = self.batches.count - (len(self.batches) - 1) * self.batches.batch_size  # images in the last
+        return len(self.batches) - (last < self.team.devices and not self.fill)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        """Return this process's part of batch `index`: images, labels and, to fill up, weights."""
+        arrays = self.batches[index]
+        count, devices = len(arrays[0]), self.team.devices
+        missing = -self.batches.count % devices
+        if self.fill and missing:
+            total = self.batches.count + missing
+            kept = np.append(np.arange(count), np.zeros(-count % devices, int))
+            weights = np.where(np.arange(len(kept)) < count, total / self.batches.count, 0)
+            arrays = (*(array[kept] for array in arrays), weights.astype("float32")[:, None])
+        size = len(arrays[0]) // devices * devices // self.team.processes
+        part = slice(self.team.process * size, (self.team.process + 1) * size)
+        return tuple(array[part] for array in arrays)

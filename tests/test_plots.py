@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from patchnet_tf import plots
+
+
+def shades(picture, rows=slice(None), columns=slice(None)):
+    """The grey levels that fill at least one part in a thousand of a picture, without its white."""
+    part = picture[rows, columns]
+    level, count = np.unique(part[(part == part[..., :1]).all(axis=2)][:, 0], return_counts=True)
+    return set(level[count > part[..., 0].size / 1000]) - {255}
+
+
+def test_decisions_have_the_grey_of_heatmaps(rng):
+    """0.2, 0.4 and 0.8 stand for one grey each, in the patches and in the map."""
+    image = np.full((12, 12, 1), 255, "uint8")
+    grid = np.array([[0.2, 0.4], [0.8, 0.8]])
+    heatmap = np.kron(grid, np.ones((6, 6)))
+    picture = plots.decisions(image, grid, heatmap, patch_size=6, title="title", marks={0: "0", 1: "1"})
+    assert picture.dtype == np.uint8
+    width = picture.shape[1]
+    for third in (slice(width // 3, 2 * width // 3), slice(2 * width // 3, 7 * width // 8)):
+        assert {51, 102, 204} <= shades(picture, columns=third)
+
+
+def test_patches_stick_out_of_the_image():
+    """One patch of 20 pixels about a white image of 10: half of a line through the middle is white."""
+    image = np.full((10, 10, 1), 255, "uint8")
+    picture = plots.decisions(
+        image, np.array([[0.5]]), np.full((10, 10), 0.5), patch_size=20, title="", marks={0: "0"}
+    )
+    left = picture[:, : picture.shape[1] // 3, 0]
+    columns = np.flatnonzero((left < 10).sum(axis=0) > 100)  # of the first panel, without text
+    inside = left[picture.shape[0] // 2, columns[0] : columns[-1] + 1]
+    assert (inside > 245).mean() == pytest.approx(0.5, abs=0.05)
+
+
+def blue(picture):
+    """Rows and columns of the pixels in the blue of markers."""
+    return np.argwhere(np.abs(picture.astype(int) - (5, 113, 176)).max(axis=2) < 30)
+
+
+def test_convergence_places_points_by_their_values():
+    def centre(x, y):
+        curve = {"curve": ([0, 1], [0, 1])}
+        picture = plots.convergence(curve, {"points": ([x], [y])}, title="title")
+        found = blue(picture)
+        return np.median(found[found[:, 1] < 0.55 * picture.shape[1]], axis=0)  # not the legend at the right
+
+    low, high, right = centre(0.1, 0.1), centre(0.1, 0.9), centre(0.3, 0.1)
+    assert high[0] < low[0] - 100
+    assert high[1] == pytest.approx(low[1], abs=2)
+    assert right[1] > low[1] + 50
+    assert right[0] == pytest.approx(low[0], abs=2)
+
+
+def test_by_patch_size_has_a_chart_for_each_figure_and_leaves_gaps():
+    one = {"loss": [(0.4, 0.3, 0.5), (0.2, None, None)]}
+    two = {**one, "accuracy": [(0.9, 0.8, 1.0), (None, None, None)]}
+    single, double = (plots.by_patch_size([5, 9], f, shares=("accuracy",), title="t") for f in (one, two))
+    assert double.shape[0] > 1.5 * single.shape[0]
+    assert double.shape[1] == single.shape[1]
+
+    def markers(picture):
+        return (picture.max(axis=2) < 60).sum(axis=1).max()
+
+    assert markers(double) > 100  # an axis, at least: not blank
+    # A value that is there is drawn, one that is not is not.
+    full = plots.by_patch_size([5, 9], {**one, "accuracy": [(0.9, 0.8, 1.0), (0.7, 0.6, 0.8)]}, title="t")
+    assert (full < 60).sum() > (double < 60).sum()
