@@ -1,0 +1,253 @@
+"""What PatchNet's decisions converge to, where that can be worked out: Appendix A of the paper.
+
+Class 0 is a black image. Class 1 is an image of a black patches and b others, all b alike. G averages the
+decisions, p0 on black patches and p1 on the others, so that the cross-entropy of the two images is
+
+    L(p0, p1) = -log(1 - p0) - log((a p0 + b p1) / (a + b)).
+
+L falls with p1, so p1 = 1. Then dL/dp0 = 1 / (1 - p0) - a / (a p0 + b), which is zero at p0 = (a - b) / (2a)
+and positive above it. So
+
+    p0 = max(0, (a - b) / (2a)),    p1 = 1.
+
+Black patches keep a decision above 0 as long as they are the larger part of class 1: they are in both
+classes, and G's average over the image of class 1 needs them. docs/convergence.md says more.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from . import plots
+from .config import Config
+from .data import load_dataset
+from .experiment import Progress, open_run, silent, train
+from .files import replacing
+from .heatmaps import Drawing, heatmap_model
+from .patchnet import PatchNet
+from .pictures import save_png
+
+PAPER = {"p0": 0.333, "p1": 0.982}  # of the example with 128 x 128 pixels
+
+# The sweep has a small S, so that it takes seconds: images of SIDE x SIDE patches, b of them white.
+SIDE, WHITE = 4, range(1, 11)
+SMALL = {"patch_size": 8, "filters": 8, "depth": 3}
+SMALL_STEPS, SMALL_RATE = 300, 1e-2
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What S decides about the patches of the image of class 1.
+
+    Attributes:
+        a: number of black patches.
+        b: number of the others.
+        p0: mean Q of the black patches.
+        p1: mean Q of the others, with which G(class 1) = (a p0 + b p1) / (a + b).
+        p1_range: smallest and largest Q of the others, which differ where they are not alike.
+    """
+
+    a: int
+    b: int
+    p0: float
+    p1: float
+    p1_range: tuple[float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures and, beside them, the closed form."""
+        return asdict(self) | {"closed_form": {"p0": closed_form(self.a, self.b), "p1": 1.0}}
+
+
+def closed_form(a: int, b: int) -> float:
+    """Return p0 at the minimum of the loss, for `a` black patches and `b` others in the image of class 1.
+
+    Example:
+        >>> closed_form(48, 16)  # 1 / 3
+        0.3333333333333333
+    """
+    return max(0.0, (a - b) / (2 * a))
+
+
+def patch_images(side: int, white: int, patch_size: int) -> np.ndarray:
+    """Draw a black image of side x side patches, and one whose first `white` patches are white.
+
+    Returns:
+        (2, side * patch_size, side * patch_size, 1), uint8, 0 or 255.
+
+    Example:
+        >>> patch_images(2, 1, patch_size=1)[1, ..., 0]
+        array([[255,   0],
+               [  0,   0]], dtype=uint8)
+    """
+    patches = np.zeros((2, side * side), "uint8")
+    patches[1, :white] = 255
+    square = np.ones((1, patch_size, patch_size), "uint8")
+    return np.kron(patches.reshape(2, side, side), square)[..., None]
+
+
+def fit(images: np.ndarray, *, steps: int, learning_rate: float, **model: Any) -> keras.Model:
+    """Train a PatchNet on one image of each class.
+
+    Args:
+        images: (2, H, W, 1) in 0..255: the image of class 0, that of class 1.
+        steps: of Adam, on both images at once.
+        learning_rate: of Adam.
+        **model: arguments of `PatchNet`, `patch_size` among them.
+
+    Example:
+        >>> model = fit(patch_images(2, 1, 8), steps=300, learning_rate=1e-2, patch_size=8, depth=2)
+    """
+    keras.utils.set_random_seed(0)
+    net = PatchNet(images.shape[1:], **model)
+    net.compile(keras.optimizers.Adam(learning_rate), "binary_crossentropy")
+    # One epoch of many steps, because Keras takes longer to begin an epoch than a step of a small S takes.
+    pixels, labels = np.tile(images, (steps, 1, 1, 1)), np.tile([0.0, 1.0], steps)
+    net.fit(pixels, labels, batch_size=2, shuffle=False, verbose=0)
+    return net
+
+
+def decide(model: keras.Model, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Q of each patch that G takes from an image (H, W, C), and whether the patch is black; (P,)."""
+    outputs = [model.get_layer(name).output for name in ("patches", "decisions")]
+    patches, q = map(keras.ops.convert_to_numpy, keras.Model(model.input, outputs)(image[None]))
+    black = patches[0].max(axis=(1, 2, 3)) == 0  # of (P, p, p, C)
+    return q[0, :, 0].astype("float64"), black
+
+
+def measure(model: keras.Model, image: np.ndarray) -> Decisions:
+    """Count the black and the other patches of the image of class 1, (H, W, C), and average their decisions.
+
+    Example:
+        >>> measure(PatchNet((34, 34, 1), 17), patch_images(2, 1, 17)[1]).a
+        3
+    """
+    q, black = decide(model, image)
+    p1 = q[~black]
+    return Decisions(
+        int(black.sum()),
+        len(p1),
+        float(q[black].mean()),
+        float(p1.mean()),
+        (float(p1.min()), float(p1.max())),
+    )
+
+
+def four_patches(config: Config) -> Decisions:
+    """Train the S of a configuration on images of 2 x 2 patches, one of them white: a = 3, b = 1."""
+    model, training = config.model, config.training
+    images = patch_images(2, 1, model.patch_size)
+    net = fit(
+        images,
+        steps=training.epochs,
+        learning_rate=training.learning_rate,
+        patch_size=model.patch_size,
+        filters=model.filters,
+        depth=model.depth,
+    )
+    return measure(net, images[1])
+
+
+def sweep(progress: Progress = silent) -> list[Decisions]:
+    """Train a small S on images of 4 x 4 patches, 1 to 10 of them white, from the start each time."""
+    found = []
+    for k, white in enumerate(WHITE):
+        progress("sweep", k, len(WHITE), f"{white} of {SIDE * SIDE} patches white")
+        images = patch_images(SIDE, white, SMALL["patch_size"])
+        net = fit(images, steps=SMALL_STEPS, learning_rate=SMALL_RATE, **SMALL)
+        found.append(measure(net, images[1]))
+    progress("sweep", len(WHITE), len(WHITE))
+    return found
+
+
+def converge(
+    config: Config, folder: str | Path, *, with_sweep: bool = True, progress: Progress = silent
+) -> dict[str, Any]:
+    """Train on the black image and on that with the white square, and measure what S decides.
+
+    Args:
+        config: a configuration whose data are of the kind "squares"; configs/convergence.yaml.
+        folder: the run folder; a run that is there is continued, a finished one measured again.
+        with_sweep: also train on images with other b / a.
+        progress: told after each step.
+
+    Returns:
+        What is in convergence.json: "square", "four_patches" and, with the sweep, "sweep", a list; each
+        has the figures of `Decisions` and "closed_form", the first also the "paper"'s. Beside it are
+        written heatmap.png and, with the sweep, sweep.png.
+
+    Raises:
+        InputError: the folder holds something else.
+        OSError: something cannot be written.
+
+    Example:
+        >>> converge(load_config("configs/convergence.yaml"), "runs/convergence")["square"]["p0"]
+        0.334
+    """
+    folder = Path(folder)
+    train(config, folder, resume=True, progress=progress)
+    _, model = open_run(folder)
+    image = load_dataset(config).train.images[1]
+    square = measure(model, image)
+    heatmap = Drawing(heatmap_model(model))(image, lambda share: progress("heatmap", share, 1))
+    save_png(draw_square(config, model, image, heatmap), folder / "heatmap.png")
+
+    progress("four patches", 0, 1)
+    four = four_patches(config)
+    progress("four patches", 1, 1)
+    found: dict[str, Any] = {
+        "square": square.to_json() | {"paper": PAPER},
+        "four_patches": four.to_json(),
+    }
+    if with_sweep:
+        points = sweep(progress)
+        found["sweep"] = [point.to_json() for point in points]
+        save_png(draw_sweep(points, four, square), folder / "sweep.png")
+    else:
+        (folder / "sweep.png").unlink(missing_ok=True)  # an earlier one would be of other figures
+    with replacing(folder / "convergence.json") as part:
+        part.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return found
+
+
+def draw_square(config: Config, model: keras.Model, image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
+    """Draw the image of class 1, the decisions that G averages, and the heatmap."""
+    p = config.model.patch_size
+    q, _ = decide(model, image)
+    here = measure(model, image)
+    limit = closed_form(here.a, here.b)
+    return plots.decisions(
+        image,
+        q.reshape(-(-image.shape[0] // p), -1),
+        heatmap,
+        patch_size=p,
+        title=f"{here.a} black patches: p0 = {here.p0:.4f}, closed form {limit:.4f}.  "
+        f"{here.b} patches that touch the square: p1 = {here.p1:.4f}, closed form 1.",
+        marks={0: "0  class 0", limit: f"{limit:.3f}  p0", 0.5: "0.5  undecided", 1: "1  class 1, p1"},
+    )
+
+
+def draw_sweep(points: list[Decisions], four: Decisions, square: Decisions) -> np.ndarray:
+    """Draw what was measured on the curve of the closed form."""
+    ratio = np.linspace(0, 1.05 * max(d.b / d.a for d in points), 500)
+    limit = np.maximum(0, (1 - ratio) / 2)  # (a - b) / (2 a)
+
+    def measured(decisions: list[Decisions], which: str) -> tuple[list[float], list[float]]:
+        return [d.b / d.a for d in decisions], [getattr(d, which) for d in decisions]
+
+    return plots.convergence(
+        {
+            "p0 = max(0, (a - b) / (2a)), closed form": (ratio, limit),
+            "p1 = 1, closed form": (ratio, np.ones_like(ratio)),
+        },
+        {
+            "p0, 16 patches": measured(points, "p0"),
+            "p1, 16 patches": measured(points, "p1"),
+            "p0, 4 patches": measured([four], "p0"),
+            "p0, 64 patches, 16 touch the white square": measured([square], "p0"),
+        },
+        title="What PatchNets decide about black patches, p0, and white ones, p1, after training",
+    )
