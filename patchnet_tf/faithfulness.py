@@ -1,0 +1,149 @@
+"""Does a map say what the model uses? Deletion and insertion curves, which need no masks.
+
+From RISE (Petsiuk et al. 2018, arXiv 1806.07421): take an image's pixels away, those first that the map calls
+most important for class 1, and watch the probability of class 1; or put them back onto an empty image. A map
+that names the pixels the model uses makes the first curve fall and the second rise at once.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from scipy.integrate import trapezoid
+
+from .layers import check_positive
+from .pictures import check_heatmap
+
+BASELINES = ("black", "mean")
+
+
+class Curves(NamedTuple):
+    """What became of the probability of class 1.
+
+    Attributes:
+        shares: (steps + 1,), of the pixels that were taken away or put back, from 0 to 1.
+        probabilities: (N, steps + 1), of class 1, at each of them.
+        areas: (N,), below the curves (trapezoidal rule), in [0, 1]: for deletion the lower the better, for
+            insertion the higher. `metrics.summarize(areas)` averages them.
+    """
+
+    shares: np.ndarray
+    probabilities: np.ndarray
+    areas: np.ndarray
+
+
+def deletion(
+    model: Callable[[np.ndarray], Any],
+    images: Any,
+    maps: Any,
+    *,
+    steps: int = 50,
+    baseline: str = "black",
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Curves:
+    """Take pixels away, the map's highest first.
+
+    Use images that the model takes for class 1: of another there is no probability to take away. What takes
+    the pixels' place is an image that the model has not seen in training either, and the areas depend on
+    it: compare maps of the same model, with the same `baseline`.
+
+    Args:
+        model: a Keras model, or any function, (B, H, W, C) to the probability of class 1, (B,) or (B, 1).
+        images: (N, H, W, C), as the model takes them.
+        maps: (N, H, W) in [0, 1], 1 for class 1. Pixels with equal values come in random order.
+        steps: the pixels go in so many equal portions; 0 and all make `steps` + 1 points of the curve.
+        baseline: what takes their place: "black", or "mean", the mean colour of the image.
+        batch_size: images at a time.
+        seed: of the order of equal pixels.
+
+    Returns:
+        The curves, one for each image.
+
+    Raises:
+        ValueError: an argument is not as above.
+
+    Example:
+        >>> maps = baselines.grad_cam(model, images)
+        >>> metrics.summarize(deletion(model, images, maps).areas).mean
+        0.21
+    """
+    images, order, empty = prepared(images, maps, baseline, seed)
+    return curves(model, images, empty, order, steps, batch_size)
+
+
+def insertion(
+    model: Callable[[np.ndarray], Any],
+    images: Any,
+    maps: Any,
+    *,
+    steps: int = 50,
+    baseline: str = "black",
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Curves:
+    """Put pixels onto an empty image, the map's highest first; arguments and results as for `deletion`.
+
+    The empty image is `baseline` everywhere; RISE starts from a blurred image instead.
+    """
+    images, order, empty = prepared(images, maps, baseline, seed)
+    return curves(model, empty, images, order, steps, batch_size)
+
+
+def prepared(
+    images: Any, maps: Any, baseline: str, seed: int
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Return the images as float32, the pixels of each by importance, (H * W,), and the empty images."""
+    images = np.asarray(images, "float32")
+    if images.ndim != 4 or not images.size:
+        raise ValueError(
+            f"Images have the shape (batch, height, width, channels). Received: shape={images.shape}"
+        )
+    if baseline not in BASELINES:
+        raise ValueError(f"`baseline` must be one of {', '.join(BASELINES)}. Received: {baseline=}")
+    maps = [check_heatmap(one) for one in maps]
+    if {one.shape for one in maps} != {images.shape[1:3]} or len(maps) != len(images):
+        raise ValueError(
+            "Each image needs a map of its size. "
+            f"Received: images {images.shape}, {len(maps)} maps {sorted({one.shape for one in maps})}"
+        )
+    rng = np.random.default_rng(seed)
+    # The last key sorts first; equal values are sorted by a random number.
+    order = [np.lexsort((rng.random(one.size), -one.ravel())) for one in maps]
+    colour = images.mean((1, 2), keepdims=True) if baseline == "mean" else np.float32(0)
+    return images, order, np.broadcast_to(colour, images.shape)
+
+
+def curves(
+    model: Callable[[np.ndarray], Any],
+    first: np.ndarray,
+    last: np.ndarray,
+    order: list[np.ndarray],
+    steps: int,
+    batch_size: int,
+) -> Curves:
+    """Turn the first images into the last, pixel by pixel in this order, and ask the model on the way."""
+    steps, batch_size = check_positive("steps", steps), check_positive("batch_size", batch_size)
+    predict = model.predict_on_batch if isinstance(model, keras.Model) else model
+    count = order[0].size
+    done = np.rint(np.linspace(0, count, steps + 1)).astype(int)  # pixels at each point
+
+    probabilities = []
+    for before, after, pixels in zip(first, last, order, strict=True):
+        rank = np.empty(count, int)
+        rank[pixels] = np.arange(count)
+        rank = rank.reshape(*before.shape[:2], 1)  # (H, W, 1)
+        values = []
+        for k in range(0, steps + 1, batch_size):
+            changed = rank < done[k : k + batch_size, None, None, None]  # (B, H, W, 1)
+            values.extend(np.ravel(predict(np.where(changed, after, before))))
+        probabilities.append(values)
+    q = np.array(probabilities, "float64")
+    if q.shape != (len(first), steps + 1):
+        raise ValueError(
+            "The model must return one probability for each image, (batch,) or (batch, 1). "
+            f"Received: {q.size} for {len(first) * (steps + 1)} images"
+        )
+    shares = done / count
+    return Curves(shares, q, trapezoid(q, shares, axis=1))
