@@ -1,0 +1,1 @@
+"""The page of `patchnet serve`: plain HTML, CSS and JavaScript."""

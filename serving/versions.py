@@ -1,0 +1,138 @@
+"""Which version of a model is served: the highest that loads, exchanged while requests are answered."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .predictor import Predictor
+from .validation import one_line
+
+log = logging.getLogger("patchnet.serve")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A loaded model.
+
+    Attributes:
+        number: of the version; 1 for a single file.
+        path: where it was loaded from.
+        predict: what answers.
+        batches: whether a batch was seen to give the same bits as its images one by one.
+    """
+
+    number: int
+    path: Path
+    predict: Predictor
+    batches: bool
+
+
+@dataclass
+class Versions:
+    """The versions in a folder, of which one is served.
+
+    Args:
+        path: an ONNX file, a folder with a SavedModel or one ONNX file, or a folder of such folders that have
+            numbers as names, the highest of which is served: NAME/1, NAME/2, ...
+        device: of ONNX files: "cpu" or "cuda".
+        threads: of ONNX files: for one call on the processor; 0 means one per core.
+
+    Attributes:
+        current: what is served; None until `refresh` has loaded something.
+
+    Example:
+        >>> versions = Versions(Path("served/cells"))
+        >>> versions.refresh()
+        >>> versions.current.number
+        2
+    """
+
+    path: Path
+    device: str = "cpu"
+    threads: int = 0
+    current: Version | None = None
+    _complaints: set[str] = field(default_factory=set)
+
+    def refresh(self) -> None:
+        """Load the highest version that can be loaded, if it is another than the current one.
+
+        What cannot be loaded, because it is damaged or still being copied, is said once in the log and tried
+        again the next time. Requests that have begun keep the version with which they began.
+
+        Raises:
+            ValueError: nothing is served yet, and nothing can be loaded; the message is of the highest one.
+        """
+        complaints = []
+        for number, path in found(self.path):
+            if self.current and (number, path) == (self.current.number, self.current.path):
+                return
+            try:
+                loaded = self.load(number, path)
+            except (ValueError, RuntimeError, OSError) as error:
+                complaints.append(one_line(error))
+                if complaints[-1] not in self._complaints:
+                    self._complaints.add(complaints[-1])
+                    log.error("version not loaded", extra={"version": number, "reason": complaints[-1]})
+                continue
+            self.current = loaded
+            log.info(
+                "version loaded",
+                extra={
+                    "version": number,
+                    "path": str(path),
+                    "runtime": loaded.predict.provider,
+                    "batches": loaded.batches,
+                },
+            )
+            return
+        if self.current is None:
+            raise ValueError(complaints[0] if complaints else f"{self.path}: no exported model")
+
+    def load(self, number: int, path: Path) -> Version:
+        """Load one version and run it once, which is its warm-up too."""
+        if path.is_dir() and not (path / "saved_model.pb").is_file():
+            files = sorted(path.glob("*.onnx"))
+            if len(files) != 1:
+                raise ValueError(f"{path}: expected saved_model.pb or one ONNX file. Received: {len(files)}")
+            predict = Predictor(files[0], device=self.device, threads=self.threads)
+        elif path.is_dir():
+            from .saved_model import SavedModelPredictor  # needs TensorFlow
+
+            predict = SavedModelPredictor(path)
+        else:
+            predict = Predictor(path, device=self.device, threads=self.threads)
+        if (batch := predict.input_shape[0]) not in (None, 1):
+            raise ValueError(f"{path}: exported for batches of {batch}; export it without --batch")
+        return Version(number, path, predict, batch is None and batches_are_exact(predict))
+
+
+def found(path: Path) -> list[tuple[int, Path]]:
+    """Return the versions at `path`, the highest first, whole or not."""
+    if path.is_file() or (path / "saved_model.pb").is_file() or list(path.glob("*.onnx")):
+        return [(int(path.name) if path.name.isdecimal() else 1, path)]
+    numbered = [(int(entry.name), entry) for entry in path.glob("*") if entry.name.isdecimal()]
+    return sorted((entry for entry in numbered if entry[1].is_dir()), reverse=True)
+
+
+def batches_are_exact(predict: Predictor, seed: int = 0) -> bool:
+    """Run random images together and one by one, and return whether every bit is the same.
+
+    It need not be: runtimes choose another order of summation for another size of a batch. Models with
+    `ShadesOfGray`, whose light is a sum over the image, differ in the last bits with ONNX Runtime 1.26.
+    """
+    _, height, width, channels = predict.input_shape
+    rng = np.random.default_rng(seed)
+    for more in (0, 3, 7):  # odd numbers of pixels lay the images at odd places in the memory
+        size = height or predict.smallest[0] + more, width or predict.smallest[1] + more + 1
+        images = rng.integers(0, 256, (3, *size, channels), "uint8")
+        together, alone = predict(images), [predict(image) for image in images]
+        q = np.array([one.probability for one in alone], "float32")
+        if not (
+            np.array_equal(together.probability, q)
+            and np.array_equal(together.heatmap, [one.heatmap for one in alone])
+            and np.array_equal(predict.probability(images), q)
+        ):
+            return False
+    return True
