@@ -241,9 +241,9 @@ def claim(folder: Path, config: Config, resume: bool) -> bytes:
         return b""
     if not resume:
         raise InputError(f"{folder}: holds a run already; --resume continues it, --out starts another")
-    # What a comparison does besides changes no run.
+    # What a comparison does besides changes no run, nor does what maps are measured on.
     both = (load_config(folder / "config.yaml"), config)
-    then, now = (flat(c.model_dump(exclude={"comparison"})) for c in both)
+    then, now = (flat(c.model_dump(exclude={"comparison": True, "data": {"mask"}})) for c in both)
     changed = [key for key in then.keys() | now.keys() if then.get(key) != now.get(key)]
     if changed := sorted(set(changed) - {"training.epochs"}):
         raise InputError(f"{folder}: the run there has another {', '.join(changed)}; choose another --out")

@@ -274,6 +274,18 @@ def test_names_of_masked_files(unmasked, tmp_path):
     assert (chosen.names, chosen.labels, chosen.masks.shape) == (["1"], [1], (1, 20, 24))
 
 
+def test_masks_that_come_later(unmasked, tmp_path):
+    """They are measured on with the models that are there."""
+    out = tmp_path / "out"
+    comparison.compare(load_config(unmasked), out)
+    before = models(out)
+    save(tmp_path / "images" / "masks" / "val" / "dog" / "1__spot.png", np.eye(20, 24, dtype="uint8") * 255)
+    found = comparison.compare(load_config(unmasked, ["data.mask=spot"]), out)
+    assert models(out) == before
+    assert found["masks"] == "spot"
+    assert found["methods"][0]["localization"]["auroc"]["images"] == 1
+
+
 def test_budgets(small):
     config = load_config(small, ["training.epochs=7", "model.crop=[16, 16]", "training.patience=3"])
     one, cam, vgg11 = comparison.contestants_of(config)
