@@ -247,9 +247,10 @@ def data_check(
 
     Counts images by split and class; finds images that are missing, unreadable or of another size, labels
     that are none, masks that do not fit, and images that are in two splits (a leak), in both classes, twice
-    in one split, or nearly empty. The contact sheet, <name in CONFIG>-contact-sheet.png, shows up to 24
-    images of each split and class with the outlines of their masks. The exit code is 2 when there are errors;
-    warnings alone leave it 0.
+    in one split, or nearly empty; and files that are passed over, in subfolders or masks without an image.
+    Images are the same when their pixels are: a copy that was resized or compressed is not found. The
+    contact sheet, <name in CONFIG>-contact-sheet.png, shows up to 24 images of each split and class with the
+    outlines of their masks. The exit code is 2 when there are errors; warnings alone leave it 0.
 
     Example: patchnet data check configs/folder.yaml --set data.path=~/cells
     """

@@ -37,6 +37,22 @@ def test_a_clean_folder(look, tmp_path):
     assert report.sheet.dtype == np.uint8
 
 
+def test_what_is_passed_over(look, tmp_path):
+    root = image_folder(tmp_path / "images")
+    pixels = np.eye(20, 24, dtype="uint8") * 255
+    save(root / "train" / "cat" / "more" / "deep" / "1.png", pixels)
+    save(root / "train" / "cat" / ".hidden" / "1.png", pixels)
+    (root / "val" / "dog" / "notes").mkdir()
+    for name in ("1__spots", "7__spots", "7__others"):
+        save(root / "masks" / "val" / "dog" / f"{name}.png", pixels)
+    report = look("{kind: folder, path: images, mask: spots}")
+    assert report.errors == []
+    assert report.warnings == [
+        f"{root}/train/cat/more: a subfolder of a class; its images are not read",
+        f"{root}/masks/val/dog/7__spots.png: no image has this mask",
+    ]
+
+
 def test_everything_is_found_at_once(look, tmp_path):
     root = image_folder(tmp_path / "images", counts=(4, 4))
     (root / "train" / "cat" / "1.png").write_bytes(b"\x89PNG")

@@ -18,7 +18,7 @@ import numpy as np
 from .. import pictures
 from ..config import Config, FilesData, InputError
 from . import Dataset, Progress, list_files, load_dataset
-from .files import SPLITS, channels_of, in_threads, other_size, read_image, resized, resized_mask
+from .files import SPLITS, Listing, channels_of, in_threads, other_size, read_image, resized, resized_mask
 
 SHOWN = 24  # thumbnails of a split and class
 COLUMNS = 8
@@ -91,12 +91,14 @@ def check(config: Config, progress: Progress | None = None) -> Report:
         64
     """
     if isinstance(config.data, FilesData):
-        names, seen, errors = look_at_files(config.data, progress)
+        listing = list_files(config.data)
+        names, warnings = listing.class_names, list(listing.remarks)
+        seen, errors = look_at_files(config.data, listing, progress)
     else:
         data = load_dataset(config, progress)
-        names, seen, errors = data.class_names, list(look_at_arrays(data)), []
+        names, warnings = data.class_names, []
+        seen, errors = list(look_at_arrays(data)), []
     errors += [one.problem for one in seen if one.problem]
-    warnings = []
     for group in duplicates(seen):
         line = f"the same image: {', '.join(place(one, names) for one in group)}"
         if len({one.split for one in group}) > 1:
@@ -125,10 +127,9 @@ def check(config: Config, progress: Progress | None = None) -> Report:
 
 
 def look_at_files(
-    data: FilesData, progress: Progress | None
-) -> tuple[tuple[str, str], list[Seen], list[str]]:
-    """Read every image and mask that is listed; return class names, what was seen, and errors."""
-    listing = list_files(data)
+    data: FilesData, listing: Listing, progress: Progress | None
+) -> tuple[list[Seen], list[str]]:
+    """Read every image and mask that is listed; return what was seen, and errors."""
     entries = sorted(listing.entries, key=lambda entry: (SPLITS.index(entry.split), entry.label))
     channels = listing.channels or channels_of(listing)
     shown = chosen([(entry.split, entry.label) for entry in entries])
@@ -154,7 +155,7 @@ def look_at_files(
             seen.append(got)
     if data.size is None and (other := next((one for one in seen if one.size != seen[0].size), None)):
         errors.append(other_size(seen[0].name, seen[0].size, other.name, other.size))
-    return listing.class_names, seen, errors
+    return seen, errors
 
 
 def look_at_arrays(data: Dataset) -> Iterable[Seen]:

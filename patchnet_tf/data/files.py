@@ -63,6 +63,7 @@ class Listing:
         mask: what the masks show, in one word.
         entries: the images that are there.
         complaints: what is wrong with the list, one line each.
+        remarks: what is there and is not used, one line each.
     """
 
     class_names: tuple[str, str]
@@ -71,6 +72,7 @@ class Listing:
     mask: str = "masks"
     entries: list[Entry] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def read(listing: Listing, progress: Progress | None = None) -> Dataset:

@@ -17,6 +17,7 @@ val/<line>; the images of CENP-A as masks/val/<line>/<stem>__cenpa.png with `mas
 the central 64 x 64 pixels, which is the model's `crop: [64, 64]`.
 """
 
+import glob
 from functools import partial
 from pathlib import Path
 
@@ -52,6 +53,13 @@ def listing(data: FolderData) -> Listing:
             found.complaints.append(str(error))
     for split, of_split in files.items():
         for label, (name, paths) in enumerate(of_split.items()):
+            found.remarks += [
+                f"{folder}: a subfolder of a class; its images are not read"
+                for folder in sorted((root / split / name).iterdir())
+                if folder.is_dir()
+                and not folder.name.startswith(".")
+                and any(file.suffix.lower() in SUFFIXES for file in folder.rglob("*"))
+            ]
             for path in paths:
                 mask = root / "masks" / split / name / f"{path.stem}__{data.mask}.png"
                 masked = label == 1 and data.mask and mask.is_file()
@@ -63,6 +71,12 @@ def listing(data: FolderData) -> Listing:
             f"{shown[0].path.stem}__{data.mask}.png",
         )
         found.complaints.append(f"{folder}: no mask of the kind {data.mask!r} (data.mask), such as {first}")
+    if data.mask and shown:
+        stems = {f"{entry.path.stem}__{data.mask}" for entry in shown}
+        masks = (root / "masks" / "val" / found.class_names[1]).glob(f"*__{glob.escape(data.mask)}.png")
+        found.remarks += [
+            f"{mask}: no image has this mask" for mask in sorted(masks) if mask.stem not in stems
+        ]
     return found
 
 
