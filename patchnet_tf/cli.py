@@ -31,6 +31,7 @@ UsageError = typer.BadParameter.__mro__[1]  # of click or of typer's own copy of
 app = typer.Typer(
     name="patchnet",
     add_completion=False,
+    rich_markup_mode="markdown",  # whose paragraphs are filled to the width of the terminal
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,7 +65,7 @@ def train(
     config: ConfigFile,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run folder; by default runs/<name in CONFIG>.")
+        Path | None, typer.Option(metavar="DIR", help="Run folder; by default `runs/<name in CONFIG>`.")
     ] = None,
     resume: Annotated[
         bool,
@@ -75,8 +76,8 @@ def train(
 ) -> None:
     """Train a PatchNet, or one of the paper's baselines, on two classes of images.
 
-    CONFIG says where the images are, PATH/train/<class>/ and PATH/val/<class>/, and how to train; every key
-    is explained in configs/folder.yaml. Training ends when the validation loss has not improved for
+    CONFIG says where the images are, `PATH/train/<class>/` and `PATH/val/<class>/`, and how to train; every
+    key is explained in configs/folder.yaml. Training ends when the validation loss has not improved for
     training.patience epochs, when the training accuracy is 100 % (unless training.stop_when_accurate is
     false), or after training.epochs. The weights with the lowest validation loss are kept. After Ctrl-C or
     a crash, the same command with --resume continues.
@@ -182,7 +183,7 @@ def export(
         typer.Option(
             metavar="PATH",
             help="PATH.onnx, or a folder to put it in; for TF Serving PATH/1, PATH/2, ...; by default "
-            "RUN/export/<name of the folder RUN>.",
+            "`RUN/export/<name of the folder RUN>`.",
         ),
     ] = None,
     overwrite: Annotated[
@@ -249,8 +250,8 @@ def data_check(
     that are none, masks that do not fit, and images that are in two splits (a leak), in both classes, twice
     in one split, or nearly empty; and files that are passed over, in subfolders or masks without an image.
     Images are the same when their pixels are: a copy that was resized or compressed is not found. The
-    contact sheet, <name in CONFIG>-contact-sheet.png, shows up to 24 images of each split and class with the
-    outlines of their masks. The exit code is 2 when there are errors; warnings alone leave it 0.
+    contact sheet, `<name in CONFIG>-contact-sheet.png`, shows up to 24 images of each split and class with
+    the outlines of their masks. The exit code is 2 when there are errors; warnings alone leave it 0.
 
     Example: patchnet data check configs/folder.yaml --set data.path=~/cells
     """
@@ -320,7 +321,7 @@ def serve(
     Answers TF Serving's /v1/models/NAME:predict and the V2 protocol, both by REST and V2 by gRPC too; says
     whether it is ready at /v2/health/ready, and gives Prometheus's metrics at /metrics. Of a folder of
     versions the highest is served, and a new one is picked up. SIGTERM or Ctrl-C ends the requests that have
-    begun, then the server. Needs `pip install "patchnet-tf\\[serve]"`.
+    begun, then the server. Needs `pip install "patchnet-tf[serve]"`.
 
     Example: patchnet serve runs/cells/export/cells.onnx
     """
@@ -443,7 +444,7 @@ def tradeoff(
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the runs go; by default runs/<name in CONFIG>-tradeoff."),
+        typer.Option(metavar="DIR", help="Where the runs go; by default `runs/<name in CONFIG>-tradeoff`."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue what was cut off; what is finished stays as it is.")
@@ -494,7 +495,7 @@ def compare(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where all goes; by default runs/<name in CONFIG>-comparison."),
+        typer.Option(metavar="DIR", help="Where all goes; by default `runs/<name in CONFIG>-comparison`."),
     ] = None,
 ) -> None:
     """Compare PatchNet with CAM (VGG-19) and Grad-CAM (VGG-11) on the same images, as the paper does.
