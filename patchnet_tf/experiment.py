@@ -138,7 +138,8 @@ def train(
         )
     data = data or load_dataset(config, progress)
     config = with_classes(config, data)
-    checkpoint = team.at_first(lambda: claim(folder, config, resume))
+    path = folder / "checkpoint.npz"
+    checkpoint = team.at_first(lambda: path.read_bytes() if claim(folder, config, resume) else b"")
 
     with team.scope:
         model = build(config, data)
@@ -209,10 +210,11 @@ def ended(config: Config, folder: str | Path, data: Dataset) -> Training | None:
         InputError: the folder holds something else than a run of this configuration.
     """
     folder = Path(folder)
-    checkpoint = claim(folder, with_classes(config, data), resume=True)
-    if not checkpoint or not (folder / "model.keras").is_file():
+    there = claim(folder, with_classes(config, data), resume=True)
+    if not there or not (folder / "model.keras").is_file():
         return None
-    rows, state = read_checkpoint(folder, checkpoint)
+    path = folder / "checkpoint.npz"
+    rows, state = read_checkpoint(path, path)
     return ending(rows, state) if state["reason"] or len(rows) >= config.training.epochs else None
 
 
@@ -226,19 +228,19 @@ def with_classes(config: Config, data: Dataset) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update={"classes": data.class_names})})
 
 
-def claim(folder: Path, config: Config, resume: bool) -> bytes:
+def claim(folder: Path, config: Config, resume: bool) -> bool:
     """Raise InputError unless `folder` is free for this configuration, or holds its run to resume.
 
-    Returns the checkpoint of that run; nothing where there is none.
+    Returns whether there is a checkpoint of that run.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: not a folder")
     if not folder.exists() or not [f for f in folder.iterdir() if not f.name.startswith(".")]:
-        return b""
+        return False
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: not empty, and not a run; choose another --out")
     if unstarted(folder):
-        return b""
+        return False
     if not resume:
         raise InputError(f"{folder}: holds a run already; --resume continues it, --out starts another")
     # What a comparison does besides changes no run, nor does what maps are measured on.
@@ -248,9 +250,9 @@ def claim(folder: Path, config: Config, resume: bool) -> bytes:
     if changed := sorted(set(changed) - {"training.epochs"}):
         raise InputError(f"{folder}: the run there has another {', '.join(changed)}; choose another --out")
     checkpoint = folder / "checkpoint.npz"
-    if not checkpoint.is_file():
-        return b""
-    return checkpoint.read_bytes() or b"an empty file"  # which `Recorder.restore` finds damaged
+    if checkpoint.is_file() and not checkpoint.stat().st_size:
+        raise InputError(f"{checkpoint}: not the checkpoint of this run, or damaged")
+    return checkpoint.is_file()
 
 
 def unstarted(folder: Path) -> bool:
@@ -421,7 +423,7 @@ class Recorder(keras.callbacks.Callback):
         path = self.folder / "checkpoint.npz"
         model.optimizer.build(model.trainable_variables)
         variables = self.variables(model)
-        self.rows, state = read_checkpoint(self.folder, checkpoint)
+        self.rows, state = read_checkpoint(path, io.BytesIO(checkpoint))
         try:
             with np.load(io.BytesIO(checkpoint), allow_pickle=False) as saved:
                 for k, variable in enumerate(variables):
@@ -487,18 +489,19 @@ class Recorder(keras.callbacks.Callback):
         )
 
 
-def read_checkpoint(folder: Path, checkpoint: bytes) -> tuple[list[Row], dict[str, Any]]:
-    """Return the epochs of a run and the state of its `Convergence`, without its weights.
+def read_checkpoint(path: Path, file: Path | io.BytesIO) -> tuple[list[Row], dict[str, Any]]:
+    """Return the epochs of a run and the state of its `Convergence`; of a file without reading its weights.
+
+    `path` is what errors call it.
 
     Raises:
         InputError: the checkpoint is damaged.
     """
     try:
-        with np.load(io.BytesIO(checkpoint), allow_pickle=False) as saved:
+        with np.load(file, allow_pickle=False) as saved:
             rows = [Row(int(row[0]), *map(float, row[1:])) for row in saved["history"]]
             return rows, json.loads(str(saved["convergence"]))
     except Exception:  # a damaged archive raises whatever zip, NumPy or JSON stumble over
-        path = folder / "checkpoint.npz"
         raise InputError(f"{path}: not the checkpoint of this run, or damaged") from None
 
 
