@@ -570,6 +570,7 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> dict[str, An
             labels=None if masked.labels is None else masked.labels[shown],
             masks=masked.masks[shown],
             class_names=data.class_names,
+            stretched=config.model.kind != "patchnet",
         )
         (folder / "heatmaps").mkdir(exist_ok=True)
         pictures.save_png(strip, folder / "heatmaps" / f"{masked.name}.png")
@@ -695,7 +696,8 @@ def explain(
         with replacing(out / f"{stem}_heatmap.npy") as part, part.open("wb") as file:
             np.save(file, heatmap, allow_pickle=False)
         pictures.save_png(pictures.grey(heatmap), out / f"{stem}_heatmap.png")
-        overlay = pictures.with_legend(pictures.overlay(image, heatmap), names)
+        overlay = pictures.overlay(image, heatmap)
+        overlay = pictures.with_legend(overlay, names, stretched=config.model.kind != "patchnet")
         pictures.save_png(overlay, out / f"{stem}_overlay.png")
         explained.append(Explanation(path, probability, names[probability > 0.5], stem))
     progress("heatmaps", len(images), len(images))

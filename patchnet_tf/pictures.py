@@ -4,7 +4,8 @@ Colours never depend on the picture: the same Q has the same grey and the same c
 """
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,11 @@ def overlay(image: Any, heatmap: Any) -> np.ndarray:
 
 
 def legend(
-    class_names: Sequence[str] = ("0", "1"), *, colours: str = "overlay", line: int = LINE
+    class_names: Sequence[str] = ("0", "1"),
+    *,
+    colours: str = "overlay",
+    line: int = LINE,
+    stretched: bool = False,
 ) -> np.ndarray:
     """Draw the scale of a heatmap: a bar from 0 to 1, "undecided" at 0.5 and a class name at each end.
 
@@ -82,6 +87,8 @@ def legend(
             or become "?"; names of more than 32 characters are cut.
         colours: "grey", "overlay" or "both", one bar beside the other.
         line: height of a line of text in pixels.
+        stretched: of maps that are scaled from 0 to 1 for each image, as CAM and Grad-CAM are: 0.5 is not
+            "undecided" there, and has no word.
 
     Returns:
         (h, w, 3), uint8, RGB: as large as it needs to be.
@@ -101,20 +108,27 @@ def legend(
     for name, bar in bars.items():
         if colours in (name, "both"):
             row += [framed(bar), blank(len(row[0]), line // 2)]
-    text = [written(f"1  {one}", line), written("0.5  undecided", line), written(f"0  {zero}", line)]
+    text = [
+        written(f"1  {one}", line),
+        written("0.5" if stretched else "0.5  undecided", line),
+        written(f"0  {zero}", line),
+    ]
     gap = len(row[0]) - 3 * line
     row += [stack([text[0], blank(gap // 2, 1), text[1], blank(gap - gap // 2, 1), text[2]])]
     picture = beside([*row, blank(1, line // 2)])
     return stack([blank(line // 2, 1), picture, blank(line // 2, 1)])
 
 
-def with_legend(picture: Any, class_names: Sequence[str] = ("0", "1")) -> np.ndarray:
+def with_legend(
+    picture: Any, class_names: Sequence[str] = ("0", "1"), *, stretched: bool = False
+) -> np.ndarray:
     """Put the legend below a picture, whose own pixels stay as they are.
 
     Args:
         picture: uint8, (H, W) as `grey` draws it, or (H, W, 3) as `overlay` does; it gets the bar
             with its colours.
         class_names: names of class 0 and class 1.
+        stretched: as of `legend`.
 
     Returns:
         (H + h, max(W, w), 3), uint8, RGB: the picture in the top left corner. Text is larger on
@@ -128,7 +142,8 @@ def with_legend(picture: Any, class_names: Sequence[str] = ("0", "1")) -> np.nda
     """
     picture = check_picture(picture)
     colours = "grey" if picture.ndim == 2 else "overlay"
-    return stack([rgb(picture), legend(class_names, colours=colours, line=line_height(picture.shape[1]))])
+    line = line_height(picture.shape[1])
+    return stack([rgb(picture), legend(class_names, colours=colours, line=line, stretched=stretched)])
 
 
 def strip(
@@ -138,6 +153,8 @@ def strip(
     labels: Any = None,
     masks: Sequence[Any] | None = None,
     class_names: Sequence[str] = ("0", "1"),
+    *,
+    stretched: bool = False,
 ) -> np.ndarray:
     """Draw one row for each image: image | mask | heatmap | overlay, the probability above, one legend.
 
@@ -150,6 +167,7 @@ def strip(
         labels: N true classes, 0 or 1, written beside the probabilities; None leaves them out.
         masks: N masks (H, W), bool, 0/1 or 0/255; None leaves the column out.
         class_names: names of class 0 and class 1.
+        stretched: as of `legend`.
 
     Returns:
         (h, w, 3), uint8, RGB.
@@ -186,7 +204,7 @@ def strip(
         captions = [
             f"{text}   label: {names[int(k)]}" for text, k in zip(captions, given["labels"], strict=True)
         ]
-    return in_rows(headings, rows, captions, legend_of=(names, "both"))
+    return in_rows(headings, rows, captions, partial(legend, names, colours="both", stretched=stretched))
 
 
 def side_by_side(
@@ -232,7 +250,7 @@ def side_by_side(
         label = "" if labels is None else f"label: {names[int(np.ravel(labels)[i])]}"
         decided = [f"P({names[1]}) = {np.ravel(probabilities[name])[i]:.3f}" for name in heatmaps]
         captions.append([label, *("" for _ in first), *decided])
-    return in_rows(["image", *first, *heatmaps], rows, captions, legend_of=(names, "grey"))
+    return in_rows(["image", *first, *heatmaps], rows, captions, partial(legend, names, colours="grey"))
 
 
 def save_png(picture: Any, path: str | Path) -> None:
@@ -395,7 +413,7 @@ def in_rows(
     headings: Sequence[str],
     rows: Sequence[Sequence[np.ndarray]],
     captions: Sequence[str | Sequence[str]],
-    legend_of: tuple[tuple[str, str], str],
+    legend: Callable[..., np.ndarray],
 ) -> np.ndarray:
     """Return a page of columns with headings, and below them a legend.
 
@@ -403,7 +421,7 @@ def in_rows(
         headings: of the columns.
         rows: parts of each row, one for each column.
         captions: above each row: one text for all of it, or one for each column.
-        legend_of: class names and colours of the legend.
+        legend: draws it, given the height `line` of a line of text.
     """
     line = line_height(sum(max(part.shape[1] for part in column) for column in zip(*rows, strict=True)))
     titles = [written(heading, line) for heading in headings]
@@ -424,9 +442,8 @@ def in_rows(
             aligned(row),
             blank(line // 2, 1),
         ]
-    names, colours = legend_of
     page = beside([blank(1, line // 2), stack(page)])
-    return stack([page, legend(names, colours=colours, line=line)])
+    return stack([page, legend(line=line)])
 
 
 def written(text: str, line: int) -> np.ndarray:
