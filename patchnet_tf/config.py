@@ -407,7 +407,10 @@ def parse(text: str, source: str) -> Any:
 
 
 def resolve_data_path(raw: dict, base: Path, source: Path) -> None:
-    """Make `data.path`, where there is one, absolute: from `base`, with ~ and variables expanded."""
+    """Make `data.path`, where there is one, absolute, with ~ and variables expanded.
+
+    A relative one counts from `base`, or from the current folder, as in a shell, where a variable begins it.
+    """
     data = raw.get("data")
     if isinstance(data, dict) and isinstance(data.get("path"), str) and data["path"]:
         for name in re.findall(r"\$(\w+|\{\w+\})", data["path"], re.ASCII):
@@ -416,6 +419,7 @@ def resolve_data_path(raw: dict, base: Path, source: Path) -> None:
                     f"{source}: data.path: the environment variable {name.strip('{}')} is not set, or empty. "
                     f"Received: {data['path']!r}"
                 )
+        base = Path.cwd() if data["path"].startswith("$") else base
         data["path"] = os.path.abspath(base / os.path.expanduser(os.path.expandvars(data["path"])))
 
 

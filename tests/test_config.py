@@ -74,6 +74,9 @@ def test_data_path(write, tmp_path, monkeypatch):
     assert load_config(path, ["data.path=~/mine"]).data.path == "/home/me/mine"
     assert load_config(path, ["data.path=$WHERE/mine"]).data.path == "/far/mine"
     assert load_config(path, ["data={kind: folder, path: mine}"]).data.path == str(tmp_path / "here" / "mine")
+    monkeypatch.setenv("WHERE", "near")  # from the current folder, not from the file's
+    path = write(GOOD.replace("images", "$WHERE/images"))
+    assert load_config(path).data.path == str(tmp_path / "here" / "near" / "images")
 
 
 def test_variables_must_be_set(write, monkeypatch):
