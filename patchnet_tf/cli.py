@@ -505,7 +505,7 @@ def compare(
     training.epochs is a budget for all. Then prints and writes loss, accuracy and time of each model; how
     well each method's maps find the masks, where there are any; and the areas below the deletion and
     insertion curves. DIR/report.html shows all of it with the maps side by side. After Ctrl-C or a crash,
-    the same command goes on; a finished model is never trained again.
+    the same command goes on; a finished model is not trained again, unless training.epochs gives it more.
 
     The baselines have 20 and 129 million weights: slow to train without a GPU, and 4 GB on disk.
     comparison.baselines.width makes them narrower.
@@ -565,6 +565,9 @@ def tell_comparison(found: dict[str, Any]) -> None:
             of_both = (method["faithfulness"][name] for name in ("deletion", "insertion"))
             curves.add_row(method["label"], *map(cell, of_both))
         curves.title = f"areas below curves, {methods[0]['faithfulness']['deletion']['images']} images"
+        curves.caption = (
+            "For maps of one network: between networks it says as much about their probabilities."
+        )
         show(curves)
 
 

@@ -17,6 +17,8 @@ probability while pixels are deleted and inserted in the order of the maps. The 
 
 import json
 import statistics
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +113,12 @@ def compare(config: Config, folder: str | Path, *, progress: Progress = silent) 
     config = experiment.with_classes(config, data)
     contestants = contestants_of(config)
     for each in contestants:
-        experiment.claim(folder / each.slug, each.config, resume=True)
+        done = experiment.ended(each.config, folder / each.slug, data)
+        if done and len(done.rows) > each.config.training.epochs:
+            raise InputError(
+                f"{folder / each.slug}: has {len(done.rows)} epochs already; choose another --out. "
+                f"Received: training.epochs={each.config.training.epochs}"
+            )
         try:
             experiment.build(each.config, data, measured=False)
         except InputError as error:
@@ -212,11 +219,8 @@ def unlike(paths: Sequence[Path]) -> list[str]:
 def keep(maps: Path, chosen: Chosen) -> None:
     """Write images and masks; maps of other images that are there are taken away."""
     path = maps / "images.npy"
-    try:
-        same = np.array_equal(np.load(path, allow_pickle=False), chosen.images)
-    except (OSError, ValueError):
-        same = False
-    if not same:
+    there = kept(path)
+    if there is None or not np.array_equal(there, chosen.images):
         forget(maps, "*")
     save(path, chosen.images)
     if chosen.masks is None:
@@ -229,6 +233,16 @@ def forget(maps: Path, method: str) -> None:
     """Take away what was drawn and measured with a method; "*" is any."""
     for path in [*maps.glob(f"{method}.npy"), *maps.glob(f"{method}_curves.npz")]:
         path.unlink()
+
+
+def kept(path: Path) -> Any:
+    """Return the array of an .npy file, the arrays of an .npz file by name; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            return found if isinstance(found, np.ndarray) else dict(found)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def save(path: Path, array: np.ndarray) -> None:
@@ -274,9 +288,10 @@ def measure(
     probability = model.predict(chosen.images, batch_size=batch_size, verbose=0)[:, 0].tolist()
 
     path = folder / "maps" / f"{method}.npy"
-    if not path.is_file():
-        save(path, experiment.draw_maps(config, model, chosen.images, step(2)))
-    maps = np.load(path, allow_pickle=False)
+    maps = kept(path)
+    if maps is None:
+        maps = experiment.draw_maps(config, model, chosen.images, step(2))
+        save(path, maps)
     per_image = {} if chosen.masks is None else metrics.per_image(maps, chosen.masks)
     return {
         "model": {
@@ -316,11 +331,8 @@ def faithful(
     ones = [k for k, label in enumerate(chosen.labels) if label != 0][: config.comparison.images]
     if not ones:
         return None
-    curves = {}
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as kept:
-            curves = dict(kept)
-    if len(curves.get("deletion", ())) != len(ones):
+    curves = kept(path)
+    if curves is None or len(curves["deletion"]) != len(ones):
         found = {"deletion": [], "insertion": []}
         for done, k in enumerate(ones):
             progress("deletion and insertion", done, len(ones), chosen.names[k])

@@ -14,10 +14,13 @@ Everything that it leaves is in one folder:
 Each file is written beside its place and then renamed, so it is never half there.
 """
 
+import errno
+import hashlib
 import importlib.metadata
 import io
 import json
 import math
+import os
 import platform
 import time
 import warnings
@@ -161,7 +164,7 @@ def train(
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / "config.yaml") as part:
                 part.write_text(config.to_yaml(), encoding="utf-8")
-        recorder = Recorder(folder, batches, convergence, progress, writes=team.leads)
+        recorder = Recorder(folder, digest(data.train), batches, convergence, progress, writes=team.leads)
         reason = recorder.restore(model, checkpoint) if checkpoint else None
         if not reason and len(recorder.rows) < settings.epochs:
             if team.leads:
@@ -214,7 +217,7 @@ def ended(config: Config, folder: str | Path, data: Dataset) -> Training | None:
     if not there or not (folder / "model.keras").is_file():
         return None
     path = folder / "checkpoint.npz"
-    rows, state = read_checkpoint(path, path)
+    rows, state = read_checkpoint(path, path, digest(data.train))
     return ending(rows, state) if state["reason"] or len(rows) >= config.training.epochs else None
 
 
@@ -397,13 +400,15 @@ class Recorder(keras.callbacks.Callback):
     """Keeps history.csv and checkpoint.npz after each epoch; stands after `convergence` in the list.
 
     The checkpoint is one file, so what is in it belongs together at whatever moment the run is killed: the
-    weights, the optimizer's variables, the best weights, the history and the state of `convergence`.
+    weights, the optimizer's variables, the best weights, the history, the state of `convergence`, and a
+    digest of the images, because an epoch of others would go with none before.
     Without `writes` it only counts the epochs: of the processes that train together, one writes.
     """
 
     def __init__(
         self,
         folder: Path,
+        images: str,
         batches: Batches,
         convergence: Convergence,
         progress: Progress,
@@ -412,6 +417,7 @@ class Recorder(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.folder = folder
+        self.images = images  # what `digest` returned
         self.batches = batches
         self.convergence = convergence
         self.progress = progress if writes else silent
@@ -423,7 +429,7 @@ class Recorder(keras.callbacks.Callback):
         path = self.folder / "checkpoint.npz"
         model.optimizer.build(model.trainable_variables)
         variables = self.variables(model)
-        self.rows, state = read_checkpoint(path, io.BytesIO(checkpoint))
+        self.rows, state = read_checkpoint(path, io.BytesIO(checkpoint), self.images)
         try:
             with np.load(io.BytesIO(checkpoint), allow_pickle=False) as saved:
                 for k, variable in enumerate(variables):
@@ -466,7 +472,7 @@ class Recorder(keras.callbacks.Callback):
         arrays |= {f"best_{k}": w for k, w in enumerate(self.convergence.best_weights)}
         state = json.dumps(self.convergence.get_state())
         with replacing(self.folder / "checkpoint.npz") as part, part.open("wb") as file:
-            np.savez(file, **arrays, history=np.array(self.rows), convergence=state)
+            np.savez(file, **arrays, history=np.array(self.rows), convergence=state, images=self.images)
         self.write_history()
         self.progress("training", len(self.rows), self.params["epochs"], self.note())
 
@@ -489,20 +495,33 @@ class Recorder(keras.callbacks.Callback):
         )
 
 
-def read_checkpoint(path: Path, file: Path | io.BytesIO) -> tuple[list[Row], dict[str, Any]]:
+def read_checkpoint(path: Path, file: Path | io.BytesIO, images: str) -> tuple[list[Row], dict[str, Any]]:
     """Return the epochs of a run and the state of its `Convergence`; of a file without reading its weights.
 
-    `path` is what errors call it.
+    `path` is what errors call it, `images` the `digest` of those to train on.
 
     Raises:
-        InputError: the checkpoint is damaged.
+        InputError: the checkpoint is damaged, or of a training on other images.
     """
     try:
         with np.load(file, allow_pickle=False) as saved:
             rows = [Row(int(row[0]), *map(float, row[1:])) for row in saved["history"]]
-            return rows, json.loads(str(saved["convergence"]))
+            state, trained = json.loads(str(saved["convergence"])), str(saved["images"])
     except Exception:  # a damaged archive raises whatever zip, NumPy or JSON stumble over
         raise InputError(f"{path}: not the checkpoint of this run, or damaged") from None
+    if trained != images:
+        raise InputError(
+            f"{path.parent}: the run there was trained on other images, or other labels; choose another --out"
+        )
+    return rows, state
+
+
+def digest(examples: Examples) -> str:
+    """Return what tells images and labels from others."""
+    found = hashlib.sha256(repr(examples.images.shape).encode())
+    for array in examples:
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def open_run(folder: str | Path) -> tuple[Config, keras.Model]:
@@ -514,6 +533,8 @@ def open_run(folder: str | Path) -> tuple[Config, keras.Model]:
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: not a run folder (there is no config.yaml in it)")
+    if runs := sorted(path.parent.name for path in folder.glob("*/model.keras")):
+        raise InputError(f"{folder}: not a run but the folder of several, {', '.join(runs)}; choose one")
     if not (folder / "model.keras").is_file():
         raise InputError(f"{folder}: its training has not finished; continue it with train --resume")
     config = load_config(folder / "config.yaml")
@@ -548,6 +569,8 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> dict[str, An
     """
     folder = Path(folder)
     config, model = open_run(folder)
+    if not os.access(folder, os.W_OK):  # found out before the long work
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     data = load_dataset(config, progress)
     batch_size = config.training.batch_size
     measured: dict[str, Any] = {

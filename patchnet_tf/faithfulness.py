@@ -145,5 +145,10 @@ def curves(
             "The model must return one probability for each image, (batch,) or (batch, 1). "
             f"Received: {q.size} for {len(first) * (steps + 1)} images"
         )
+    if not ((q >= 0) & (q <= 1)).all():
+        raise ValueError(
+            "The model must return probabilities, in [0, 1]; of logits it needs the sigmoid. "
+            f"Received: {q.min():.6g} to {q.max():.6g}"
+        )
     shares = done / count
     return Curves(shares, q, trapezoid(q, shares, axis=1))

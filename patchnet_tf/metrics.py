@@ -229,6 +229,10 @@ def per_image(heatmaps: Sequence[Any], masks: Sequence[Any]) -> dict[str, np.nda
         >>> per_image([[[0.2, 0.9]], [[0.2, 0.9]]], [[[0, 1]], [[0, 0]]])["recall"]
         array([ 1., nan])
     """
+    if any(len(given) and np.ndim(given[0]) < 2 for given in (heatmaps, masks)):
+        raise ValueError(
+            "Expected several heatmaps and masks, (N, height, width); for one, [heatmap], [mask]"
+        )
     if len(heatmaps) != len(masks):
         raise ValueError(
             f"Each heatmap needs a mask. Received: {len(heatmaps)} heatmaps and {len(masks)} masks"

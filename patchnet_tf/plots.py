@@ -27,7 +27,8 @@ VARIABLES = {INK: "currentColor"} | {
 SVG = {"svg.fonttype": "none", "svg.hashsalt": "patchnet", "text.parse_math": False, "font.size": 11}
 SVG |= dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none")
 SVG |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-STYLES = [(INK, "-"), (BLUE, "-"), (RED, "--"), (INK, ":"), (BLUE, "--"), (RED, ":")]
+# A colour and a dash for each line: all 12 pairs, because 3 and 4 have no divisor in common.
+COLOURS, DASHES = (INK, BLUE, RED), ("-", "--", ":", "-.")
 
 
 def decisions(
@@ -211,7 +212,8 @@ def shares(curves: Mapping[str, tuple[Any, Any]], *, xlabel: str, ylabel: str) -
     with matplotlib.rc_context(SVG):
         figure = Figure((4.6, 3.6), layout="constrained")
         axes = figure.subplots()
-        for (name, (x, y)), (colour, style) in zip(curves.items(), cycle(STYLES), strict=False):
+        styles = zip(cycle(COLOURS), cycle(DASHES), strict=False)
+        for (name, (x, y)), (colour, style) in zip(curves.items(), styles, strict=False):
             axes.plot(x, y, style, color=colour, linewidth=1.6, label=name)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
         plain(axes)

@@ -325,7 +325,7 @@ def run_results(folder: Path, history: Sequence[Epoch]) -> Results:
         "kind": settings["model"].get("kind", "patchnet"),
         "epochs": len(history),
         "best_epoch": best and best.epoch,
-        "seconds_per_epoch": float(np.mean([row.seconds for row in history])) if history else None,
+        "seconds_per_epoch": float(np.median([row.seconds for row in history])) if history else None,
     }
     results = {
         "name": config.name,

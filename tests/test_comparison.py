@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -10,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 import patchnet_tf as pn
 from patchnet_tf import comparison, experiment
 from patchnet_tf.config import InputError, load_config
-from patchnet_tf.data import load_dataset
+from patchnet_tf.data import Examples, load_dataset
 
 from .small import SMALL, image_folder, save
 
@@ -274,6 +275,31 @@ def test_names_of_masked_files(unmasked, tmp_path):
     assert (chosen.names, chosen.labels, chosen.masks.shape) == (["1"], [1], (1, 20, 24))
 
 
+def test_damaged_maps_are_drawn_again(compared, config, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(compared[0], out)
+    for name in ("patchnet8.npy", "cam.npy", "cam_curves.npz", "images.npy"):
+        path = out / "maps" / name
+        path.write_bytes(path.read_bytes()[:300])
+        assert comparison.compare(config, out) == compared[1]
+    (out / "maps" / "grad_cam_curves.npz").write_bytes(b"")
+    assert comparison.compare(config, out) == compared[1]
+
+
+def test_what_a_finished_model_cannot_be(compared, config, tmp_path, monkeypatch):
+    """Of fewer epochs than it has, or trained on other images."""
+    fewer = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
+    with pytest.raises(InputError, match=r"patchnet8: has 2 epochs already; choose another --out. .*=1"):
+        comparison.compare(fewer, compared[0])
+    data = load_dataset(config)
+    images, labels = data.train
+    for train in ((images[::-1], labels), (255 - images, labels), (images, 1 - labels)):
+        other = dataclasses.replace(data, train=Examples(*train))
+        monkeypatch.setattr(comparison, "load_dataset", lambda *_, other=other: other)
+        with pytest.raises(InputError, match="patchnet8: the run there was trained on other images"):
+            comparison.compare(config, compared[0])
+
+
 def test_masks_that_come_later(unmasked, tmp_path):
     """They are measured on with the models that are there."""
     out = tmp_path / "out"
@@ -322,6 +348,10 @@ def test_refused_before_anything_is_trained(small, tmp_path):
 
 
 def test_folders_of_other_runs(compared, config, tmp_path):
+    with pytest.raises(
+        InputError, match="the folder of several, cam, patchnet11, patchnet8, vgg11; choose one"
+    ):
+        experiment.evaluate(compared[0])
     with pytest.raises(InputError, match="patchnet8: not empty, and not a comparison"):
         comparison.compare(config, compared[0] / "patchnet8")
     other = config.model_copy(update={"training": config.training.model_copy(update={"seed": 5})})

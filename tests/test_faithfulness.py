@@ -125,3 +125,5 @@ def test_wrong_arguments_are_refused(curve, rng):
             curve(model, images, maps, **options)
     with pytest.raises(ValueError, match=r"one probability.*Received: 12 for 6 images"):
         curve(lambda batch: np.zeros((len(batch), 2)), images, maps, steps=2)
+    with pytest.raises(ValueError, match=r"needs the sigmoid\. Received: -0\.5 to -0\.5"):
+        curve(lambda batch: np.full(len(batch), -0.5), images, maps, steps=2)

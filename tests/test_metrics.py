@@ -176,6 +176,8 @@ def test_an_empty_mask_is_no_hit(rng):
 
 
 def test_localization_needs_a_mask_for_each_map():
+    with pytest.raises(ValueError, match=r"\(N, height, width\); for one, \[heatmap\], \[mask\]"):
+        metrics.localization(np.zeros((3, 4)), np.zeros((3, 4)))
     with pytest.raises(ValueError, match="Received: 2 heatmaps and 1 masks"):
         metrics.localization(np.zeros((2, 3, 3)), np.zeros((1, 3, 3)))
 

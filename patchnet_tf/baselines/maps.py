@@ -286,7 +286,7 @@ def find(model: keras.Model, kinds: Any, what: str, name: str | None = None) -> 
     found = [layer for layer in layers if (layer.name == name if name else isinstance(layer, kinds))]
     if name and len(found) != 1:
         raise ValueError(
-            "`layer` must be the name of one layer. "
+            "`layer` must be the name of one layer, and none that is a model itself: of one in that. "
             f"Received: layer={name!r}, of which {model.name!r} has {len(found)}"
         )
     if not found:

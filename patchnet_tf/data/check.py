@@ -114,7 +114,11 @@ def check(config: Config, progress: Progress | None = None) -> Report:
         for one in seen
         if one.deviation < FLAT
     ]
-    warnings += [f"{place(one, names)}: its mask is empty" for one in seen if one.masked == 0]
+    warnings += [
+        f"{place(one, names)}: its mask is {'the whole image' if one.masked else 'empty'}"
+        for one in seen
+        if one.masked in (0, 1)
+    ]
     return Report(
         names,
         Counter((one.split, one.label) for one in seen),
