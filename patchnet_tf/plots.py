@@ -185,9 +185,8 @@ def training(history: Sequence[Any], best_epoch: int | None) -> str:
                 kept = f"epoch {best_epoch}, kept"
                 axes.axvline(best_epoch, color=INK, linewidth=1, linestyle=":", label=kept)
             axes.set_ylabel(name)
-            axes.margins(x=0.02)
+            axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
             plain(axes)
-        upper.set_ylim(bottom=0)
         lower.set_ylim(min(0.45, lower.get_ylim()[0]), 1.02)
         lower.set_xlabel("epoch")
         lower.xaxis.get_major_locator().set_params(integer=True)
