@@ -62,8 +62,10 @@ class Decisions:
         return asdict(self) | {"closed_form": {"p0": closed_form(self.a, self.b), "p1": 1.0}}
 
 
-def closed_form(a: int, b: int) -> float:
+def closed_form(a: float, b: float) -> float:
     """Return p0 at the minimum of the loss, for `a` black patches and `b` others in the image of class 1.
+
+    Numbers of patches, or their shares.
 
     Example:
         >>> closed_form(48, 16)  # 1 / 3
