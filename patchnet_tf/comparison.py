@@ -15,8 +15,6 @@ probability while pixels are deleted and inserted in the order of the maps. The 
     comparison.csv              a row for each method with the main ones
 """
 
-import json
-import statistics
 import zipfile
 import zlib
 from collections import Counter
@@ -33,7 +31,8 @@ from .config import Config, FilesData, InputError, Vgg11Model, Vgg19CamModel
 from .data import Dataset, list_files, load_dataset
 from .experiment import Progress, Training, number, silent
 from .faithfulness import deletion, insertion
-from .files import replacing, write_rows
+from .files import replacing, write_array, write_json, write_rows
+from .history import seconds_per_epoch
 
 STEPS = 25  # of the deletion and insertion curves
 
@@ -112,8 +111,9 @@ def compare(config: Config, folder: str | Path, *, progress: Progress = silent) 
     data = load_dataset(config, progress)
     config = experiment.with_classes(config, data)
     contestants = contestants_of(config)
+    ended = {}  # by slug
     for each in contestants:
-        done = experiment.ended(each.config, folder / each.slug, data)
+        done = ended[each.slug] = experiment.ended(each.config, folder / each.slug, data)
         if done and len(done.rows) > each.config.training.epochs:
             raise InputError(
                 f"{folder / each.slug}: has {len(done.rows)} epochs already; choose another --out. "
@@ -130,7 +130,7 @@ def compare(config: Config, folder: str | Path, *, progress: Progress = silent) 
         part.write_text(config.to_yaml(), encoding="utf-8")
     (folder / "maps").mkdir(exist_ok=True)
     keep(folder / "maps", chosen)
-    trained = [train(folder, each, data, progress) for each in contestants]
+    trained = [ended[each.slug] or train(folder, each, data, progress) for each in contestants]
     measured = [
         measure(folder, each, ending, data, chosen, progress)
         for each, ending in zip(contestants, trained, strict=True)
@@ -160,8 +160,7 @@ def compare(config: Config, folder: str | Path, *, progress: Progress = silent) 
         "config": config.model_dump(mode="json"),
         "versions": experiment.versions(),
     }
-    with replacing(folder / "comparison.json") as part:
-        part.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / "comparison.json", found)
     write_rows(folder / "comparison.csv", table(found))
     return found
 
@@ -222,11 +221,11 @@ def keep(maps: Path, chosen: Chosen) -> None:
     there = kept(path)
     if there is None or not np.array_equal(there, chosen.images):
         forget(maps, "*")
-    save(path, chosen.images)
+    write_array(path, chosen.images)
     if chosen.masks is None:
         (maps / "masks.npy").unlink(missing_ok=True)
     else:
-        save(maps / "masks.npy", chosen.masks)
+        write_array(maps / "masks.npy", chosen.masks)
 
 
 def forget(maps: Path, method: str) -> None:
@@ -245,22 +244,14 @@ def kept(path: Path) -> Any:
         return None
 
 
-def save(path: Path, array: np.ndarray) -> None:
-    """Write an array."""
-    with replacing(path) as part, part.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-
-
 def train(folder: Path, contestant: Contestant, data: Dataset, progress: Progress) -> Training:
-    """Train a model to its end, unless that is done; maps of an earlier end are taken away before."""
-    run = folder / contestant.slug
-    if done := experiment.ended(contestant.config, run, data):
-        return done
+    """Train a model to its end; maps of an earlier end are taken away before."""
     forget(folder / "maps", contestant.method)
 
     def told(task: str, done: float, total: int, note: str = "") -> None:
         progress(f"{contestant.label}: {task}", done, total, note)
 
+    run = folder / contestant.slug
     return experiment.train(contestant.config, run, resume=True, progress=told, data=data)
 
 
@@ -291,7 +282,7 @@ def measure(
     maps = kept(path)
     if maps is None:
         maps = experiment.draw_maps(config, model, chosen.images, step(2))
-        save(path, maps)
+        write_array(path, maps)
     per_image = {} if chosen.masks is None else metrics.per_image(maps, chosen.masks)
     return {
         "model": {
@@ -301,8 +292,7 @@ def measure(
             "parameters": model.count_params(),
             "epochs": len(ending.rows),
             "best_epoch": ending.best.epoch,
-            # The median: the first epoch compiles, and a machine has other things to do.
-            "seconds_per_epoch": statistics.median(row.seconds for row in ending.rows),
+            "seconds_per_epoch": seconds_per_epoch(ending.rows),
             "ended": ending.reason,
             **figures,
         },

@@ -14,7 +14,6 @@ Black patches keep a decision above 0 as long as they are the larger part of cla
 classes, and G's average over the image of class 1 needs them. docs/convergence.md says more.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from . import plots
 from .config import Config
 from .data import load_dataset
 from .experiment import Progress, open_run, silent, train
-from .files import replacing
+from .files import write_json
 from .heatmaps import Drawing, heatmap_model
 from .patchnet import PatchNet
 from .pictures import save_png
@@ -210,8 +209,7 @@ def converge(
         save_png(draw_sweep(points, four, square), folder / "sweep.png")
     else:
         (folder / "sweep.png").unlink(missing_ok=True)  # an earlier one would be of other figures
-    with replacing(folder / "convergence.json") as part:
-        part.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / "convergence.json", found)
     return found
 
 

@@ -27,7 +27,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -41,8 +41,9 @@ from .data import Dataset, Examples, check_images, load_dataset
 from .data.batches import Batches
 from .data.files import read_image, resized
 from .distribution import assemble
-from .files import replacing
+from .files import replacing, write_array, write_json
 from .heatmaps import Drawing, heatmap_model
+from .history import Row, write_history
 from .layers import GammaCorrection, ShadesOfGray
 from .patchnet import PatchNet, load_model
 
@@ -61,17 +62,6 @@ class Progress(Protocol):
 
 def silent(task: str, done: float, total: int, note: str = "") -> None:
     """Ignore progress."""
-
-
-class Row(NamedTuple):
-    """One finished epoch, as in history.csv; `epoch` counts from 1."""
-
-    epoch: int
-    seconds: float
-    loss: float
-    accuracy: float
-    val_loss: float
-    val_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -439,7 +429,8 @@ class Recorder(keras.callbacks.Callback):
             reason = state["reason"]
         except Exception:  # a damaged archive raises whatever zip, NumPy or JSON stumble over
             raise InputError(f"{path}: not the checkpoint of this run, or damaged") from None
-        self.write_history()
+        if self.writes:
+            write_history(self.folder / "history.csv", self.rows)
         return reason
 
     def variables(self, model: keras.Model) -> list[keras.Variable]:
@@ -473,16 +464,8 @@ class Recorder(keras.callbacks.Callback):
         state = json.dumps(self.convergence.get_state())
         with replacing(self.folder / "checkpoint.npz") as part, part.open("wb") as file:
             np.savez(file, **arrays, history=np.array(self.rows), convergence=state, images=self.images)
-        self.write_history()
+        write_history(self.folder / "history.csv", self.rows)
         self.progress("training", len(self.rows), self.params["epochs"], self.note())
-
-    def write_history(self) -> None:
-        """Write all rows to history.csv."""
-        if not self.writes:
-            return
-        lines = [",".join(map(str, row)) for row in [Row._fields, *self.rows]]
-        with replacing(self.folder / "history.csv") as part:
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def note(self) -> str:
         """Return the last finished epoch in a few words."""
@@ -598,8 +581,7 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> dict[str, An
         (folder / "heatmaps").mkdir(exist_ok=True)
         pictures.save_png(strip, folder / "heatmaps" / f"{masked.name}.png")
     measured["versions"] = versions()
-    with replacing(folder / "metrics.json") as part:
-        part.write_text(json.dumps(measured, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / "metrics.json", measured)
     return measured
 
 
@@ -716,8 +698,7 @@ def explain(
         heatmap = draw(image, show).astype("float32")  # (H, W)
         probability = float(model.predict(image[None], verbose=0)[0, 0])
         stem = free_stem(path.stem, {e.stem for e in explained})
-        with replacing(out / f"{stem}_heatmap.npy") as part, part.open("wb") as file:
-            np.save(file, heatmap, allow_pickle=False)
+        write_array(out / f"{stem}_heatmap.npy", heatmap)
         pictures.save_png(pictures.grey(heatmap), out / f"{stem}_heatmap.png")
         overlay = pictures.overlay(image, heatmap)
         overlay = pictures.with_legend(overlay, names, stretched=config.model.kind != "patchnet")

@@ -2,10 +2,13 @@
 
 import contextlib
 import csv
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -20,6 +23,18 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file of figures, none of which may be NaN or infinite."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file."""
+    with replacing(path) as part, part.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:

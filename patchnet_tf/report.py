@@ -16,7 +16,6 @@ but its own. Names of classes and images are escaped wherever they stand.
 """
 
 import base64
-import csv
 import hashlib
 import re
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from . import pictures, plots
 from .config import InputError, load_config
 from .files import replacing
+from .history import Row, read_history, seconds_per_epoch
 from .metrics import TITLES
 from .serving.validation import decode, one_line, parse_json
 
@@ -157,17 +157,6 @@ class Results(Part):
     versions: dict[str, str] = {}
 
 
-class Epoch(NamedTuple):
-    """A row of history.csv."""
-
-    epoch: int
-    seconds: float
-    loss: float
-    accuracy: float
-    val_loss: float
-    val_accuracy: float
-
-
 class Case(NamedTuple):
     """A row of the grid: an image and its pictures as data URIs, the mask's "" where there is none."""
 
@@ -204,10 +193,12 @@ def write_report(folder: str | Path) -> Path:
     folder = Path(folder)
     if (folder / "comparison.json").is_file():
         results = read_results(folder / "comparison.json")
-        histories = {model.slug: read_history(folder / model.slug) for model in results.models}
+        histories = {
+            model.slug: read_history(folder / model.slug / "history.csv") for model in results.models
+        }
         page = render(results, histories, groups=read_groups(folder / "maps", results), comparison=True)
     elif (folder / "history.csv").is_file():
-        history = read_history(folder)
+        history = read_history(folder / "history.csv")
         results = run_results(folder, history)
         drawn, left_out = read_pictures(folder, results.masks)
         page = render(results, {"run": history}, drawn=drawn, left_out=left_out)
@@ -222,7 +213,7 @@ def write_report(folder: str | Path) -> Path:
 
 def render(
     results: Results,
-    histories: dict[str, list[Epoch]],
+    histories: dict[str, list[Row]],
     *,
     comparison: bool = False,
     groups: Sequence[Group] = (),
@@ -306,7 +297,7 @@ def read_results(path: Path) -> Results:
     return checked(Results, read_json(path), path)
 
 
-def run_results(folder: Path, history: Sequence[Epoch]) -> Results:
+def run_results(folder: Path, history: Sequence[Row]) -> Results:
     """Return the figures of a run as those of a comparison of one model."""
     config = load_config(folder / "config.yaml")
     settings = config.model_dump(mode="json")
@@ -325,7 +316,7 @@ def run_results(folder: Path, history: Sequence[Epoch]) -> Results:
         "kind": settings["model"].get("kind", "patchnet"),
         "epochs": len(history),
         "best_epoch": best and best.epoch,
-        "seconds_per_epoch": float(np.median([row.seconds for row in history])) if history else None,
+        "seconds_per_epoch": seconds_per_epoch(history) if history else None,
     }
     results = {
         "name": config.name,
@@ -357,21 +348,6 @@ def read_json(path: Path) -> Any:
         return parse_json(path.read_bytes(), str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def read_history(folder: Path) -> list[Epoch]:
-    """Read the history.csv of a run; there are no epochs where there is none."""
-    path = folder / "history.csv"
-    if not path.is_file():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            head, *rows = csv.reader(file)
-        if tuple(head) != Epoch._fields:
-            raise ValueError("its columns are others")
-        return [Epoch(int(row[0]), *map(float, row[1:])) for row in rows]
-    except (OSError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: not the history of a run ({one_line(error)})") from None
 
 
 def read_groups(folder: Path, results: Results) -> list[Group]:

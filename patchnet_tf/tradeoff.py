@@ -7,8 +7,6 @@ tradeoff.png       loss, accuracy and time by patch size
 heatmaps.png       the same images as each of the models sees them
 """
 
-import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,9 @@ from . import experiment, plots
 from .config import Config, InputError
 from .data import Dataset, load_dataset
 from .experiment import Progress, silent
-from .files import replacing, write_rows
+from .files import write_json, write_rows
 from .heatmaps import heatmap_model
+from .history import seconds_per_epoch
 from .patchnet import PatchNet
 from .pictures import save_png, side_by_side
 
@@ -84,8 +83,7 @@ def tradeoff(
 
     save_png(heatmaps(runs, data, progress), folder / "heatmaps.png")
     save_png(chart(config.name, found), folder / "tradeoff.png")
-    with replacing(folder / "tradeoff.json") as part:
-        part.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / "tradeoff.json", found)
     write_rows(folder / "tradeoff.csv", [row(figures) for figures in found])
     return found
 
@@ -115,7 +113,7 @@ def measure(run: Path, config: Config, data: Dataset, progress: Progress) -> dic
         "epochs": len(trained.rows),
         "best_epoch": trained.best.epoch,
         "reason": trained.reason,
-        "seconds_per_epoch": statistics.median(epoch.seconds for epoch in trained.rows),
+        "seconds_per_epoch": seconds_per_epoch(trained.rows),
     } | measured
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from patchnet_tf import metrics, plots, report
 from patchnet_tf.config import InputError, load_config
+from patchnet_tf.history import Row
 from patchnet_tf.report import write_report
 
 from .browser import visit
@@ -456,7 +457,7 @@ def test_damage_in_a_run_is_one_line(run):
 
 
 def test_charts_draw_every_epoch():
-    rows = [report.Epoch(*map(float, row)) for row in csv.reader(HISTORY.splitlines()[1:])]
+    rows = [Row(*map(float, row)) for row in csv.reader(HISTORY.splitlines()[1:])]
     svg = plots.training(rows, 2)
     assert svg.startswith("<svg")
     assert re.findall(r">(training|validation|epoch 2, kept|loss|accuracy|epoch)<", svg) == [

@@ -351,14 +351,21 @@ def test_an_identity_that_is_no_text(served, pool):
     assert (answer.status, len(answer.json()["id"])) == (200, 36)
 
 
+def eventually(condition, seconds=10):
+    """Wait until a condition is true, and return what it gives."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
+
+
 def test_a_client_that_leaves_is_no_error(served):
     head = b"POST /v1/models/cells:predict HTTP/1.1\r\nhost: x\r\n"
     head += b"x-request-id: gone\r\ncontent-length: 99\r\n\r\n"
     with socket.create_connection(("127.0.0.1", served.http)) as connection:
         connection.sendall(head + b"{")
-    end = time.monotonic() + 10
-    while not (found := [line for line in served.lines("request") if line["id"] == "gone"]):
-        assert time.monotonic() < end
+    found = eventually(lambda: [line for line in served.lines("request") if line["id"] == "gone"])
     assert (found[0]["status"], found[0]["level"]) == (499, "info")
 
 
@@ -726,14 +733,6 @@ def test_health_and_metrics(served, pool, direct):
     eventually(lambda: count() == before + 1)
 
 
-def eventually(condition, seconds=10):
-    """Wait until a condition is true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_grpc_is_counted_and_logged(served, pool):
     import grpc
     from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
@@ -765,9 +764,7 @@ def test_log_holds_no_images(served, pool):
     marked = {"instances": [{"b64": "SECRETSECRET"}]}
     pool.request("POST", served.url + ":predict?key=SECRETSECRET", json=marked)
     pool.request("POST", served.url + ":predict", body=b'{"SECRETSECRET', headers={"x-request-id": "mine"})
-    end = time.monotonic() + 10
-    while not (found := [line for line in served.lines("request") if line["id"] == "mine"]):
-        assert time.monotonic() < end
+    found = eventually(lambda: [line for line in served.lines("request") if line["id"] == "mine"])
     assert found[0]["status"] == 400
     assert {"time", "level", "method", "route", "bytes", "ms"} <= found[0].keys()
     assert "SECRET" not in json.dumps(served.lines())
@@ -1020,10 +1017,7 @@ def test_workers_do_not_outlive_their_parent(path, tmp_path):
     with serving(path, tmp_path / "log", "--workers", 2) as server:
         server.wait_for("serving", 2)
         server.stop(signal.SIGKILL)
-    end = time.monotonic() + 20
-    while len(server.lines("stopped")) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    eventually(lambda: len(server.lines("stopped")) >= 2, seconds=20)
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", server.http))
 
