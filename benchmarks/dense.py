@@ -25,8 +25,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 import patchnet_tf as pn
-from patchnet_tf.dense import MEMORY, DenseMap
-from patchnet_tf.heatmaps import PatchwiseMap
+from patchnet_tf.model.dense import MEMORY, DenseMap
+from patchnet_tf.model.heatmaps import PatchwiseMap
 
 import tensorflow as tf  # isort: skip  (after patchnet_tf, which switches oneDNN on)
 

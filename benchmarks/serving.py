@@ -43,7 +43,17 @@ def export(path: Path, patch_size: int, filters: int, depth: int) -> None:
 @contextlib.contextmanager
 def serving(path: Path, max_batch: int) -> Iterator[str]:
     """Serve a file; yield the server's address."""
-    command = [sys.executable, "-m", "patchnet_tf.cli", "serve", path, "--port", 0, "--grpc-port", -1]
+    command = [
+        sys.executable,
+        "-m",
+        "patchnet_tf.cli",
+        "serve",
+        path,
+        "--port",
+        0,
+        "--grpc-port",
+        -1,
+    ]
     command += ["--max-batch", max_batch, "--max-waiting", 10_000]
     server = subprocess.Popen(
         [str(part) for part in command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL

@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 
-from ..config import InputError
-from ..heatmaps import anatomy
-from ..layers import ExtractPatches
+from ..errors import InputError
+from ..model.heatmaps import anatomy
+from ..model.layers import ExtractPatches
 
 DESCRIPTION = (
     "PatchNet (arXiv 1705.08078): the probability of class 1 is the mean decision of one small network over "

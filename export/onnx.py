@@ -15,8 +15,9 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
-from ..config import SIDE, InputError
-from ..layers import ExtractPatches, check_positive, crop_center, gather_patches
+from ..config import SIDE
+from ..errors import InputError
+from ..model.layers import ExtractPatches, check_positive, crop_center, gather_patches
 from ..serving import manifest
 from . import files
 from .graph import embed_constants, make_optional, replace

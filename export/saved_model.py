@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from ..config import InputError
+from ..errors import InputError
 from ..serving import manifest
 from . import files
 from .metadata import describe

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from ..dense import MEMORY, DenseMap
-from ..heatmaps import anatomy, heatmap_model
-from ..layers import Decision, ExtractPatches, PatchDistributed
+from ..model.dense import MEMORY, DenseMap
+from ..model.heatmaps import anatomy, heatmap_model
+from ..model.layers import Decision, ExtractPatches, PatchDistributed
 
 Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 import tensorflow as tf
 
-from ..config import InputError
 from ..data import check_images
+from ..errors import InputError
 from ..serving import Predictor
 from .metadata import describe
 from .signature import Signature, signature, smallest_image

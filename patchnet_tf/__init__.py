@@ -10,44 +10,38 @@ The public names are imported on first use, so that `import patchnet_tf` loads n
 
 import importlib
 import os
-from pathlib import Path
 from typing import Any
 
 # TensorFlow leaves oneDNN's convolutions off on some processors, where they are about twice as fast.
 # It reads this variable when it is first imported; a value that the user has set stays.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# In a checkout that is not installed, packages that setup.py maps into this one stand beside it.
-_CHECKOUT = Path(__file__).parent.parent
-if (_CHECKOUT / "setup.py").is_file() and (_CHECKOUT / "configs" / "__init__.py").is_file():
-    __path__.append(str(_CHECKOUT))
-
-_WHERE = {
-    "PatchNet": "patchnet",
-    "PatchSubnet": "patchnet",
-    "load_model": "patchnet",
-    "heatmap_model": "heatmaps",
+_NAMES = {
+    "PatchNet": "model.patchnet",
+    "PatchSubnet": "model.patchnet",
+    "load_model": "model.patchnet",
+    "heatmap_model": "model.heatmaps",
 }
 _MODULES = {
-    "baselines",
-    "callbacks",
-    "data",
-    "export",
-    "faithfulness",
-    "heatmaps",
-    "layers",
-    "metrics",
-    "serving",
+    "baselines": "baselines",
+    "callbacks": "training.callbacks",
+    "data": "data",
+    "export": "export",
+    "faithfulness": "evaluation.faithfulness",
+    "heatmaps": "model.heatmaps",
+    "layers": "model.layers",
+    "metrics": "evaluation.metrics",
+    "serving": "serving",
 }
 
-__all__ = [*sorted(_WHERE), *sorted(_MODULES)]
+__all__ = [*sorted(_NAMES), *sorted(_MODULES)]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

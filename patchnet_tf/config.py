@@ -23,9 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-
-class InputError(ValueError):
-    """What a person gave cannot be used. Each line of the message is one complaint."""
+from .errors import InputError
 
 
 def expect(what: str) -> WrapValidator:
@@ -185,14 +183,14 @@ class SquaresData(Section):
 
 
 class GammaStep(Section):
-    """The arguments of `patchnet_tf.layers.GammaCorrection`."""
+    """The arguments of `patchnet_tf.model.layers.GammaCorrection`."""
 
     kind: Literal["gamma"]
     gamma: Annotated[float, Field(ge=0.01, lt=math.inf), expect("a number of at least 0.01")] = 2.2
 
 
 class ShadesOfGrayStep(Section):
-    """The arguments of `patchnet_tf.layers.ShadesOfGray`."""
+    """The arguments of `patchnet_tf.model.layers.ShadesOfGray`."""
 
     kind: Literal["shades_of_gray"]
     norm: Annotated[float, Field(ge=1, lt=math.inf), expect("a number of at least 1")] = 6
@@ -252,7 +250,7 @@ class Training(Section):
     flips: Flag = False  # mirror training images at random, left-right and up-down
     rotations: Flag = False  # turn them by 0 or 180 degrees at random
     zoom: Zoom | None = None  # enlarge them at random, at most by this factor
-    # Train on all GPUs of this machine, or of several machines; see `patchnet_tf.distribution`.
+    # Train on all GPUs of this machine, or of several machines; see `patchnet_tf.training.distribution`.
     distribution: (
         Annotated[Literal["mirrored", "data_parallel"], expect("null, mirrored or data_parallel")] | None
     ) = None

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .errors import InputError, one_line
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -43,3 +45,24 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def parse_json(text: bytes, what: str = "request") -> Any:
+    """Return what a JSON text says; NaN and infinity are no JSON.
+
+    Raises:
+        InputError: 400, it is not JSON, or nested too deeply.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not a number in JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise InputError(f"{what}: JSON nested too deeply") from None
+    except ValueError as error:  # UnicodeDecodeError is one too
+        reason = "not text" if isinstance(error, UnicodeDecodeError) else one_line(error)
+        if "set_int_max_str_digits" in reason:  # Python's advice, which is none for those who ask
+            reason = "a number of too many digits"
+        raise InputError(f"{what}: not JSON ({reason})") from None

@@ -4,7 +4,7 @@ from patchnet_tf.serving import Predictor
 
 prediction = Predictor("model.onnx")(image)
 
-The public names are imported on first use: `validation` is also for those who need no ONNX Runtime.
+The public names are imported on first use.
 """
 
 import importlib

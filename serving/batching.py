@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .predictor import Prediction
-from .validation import RequestError
+from .requests import RequestError
 from .versions import Version
 
 

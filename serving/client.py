@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import urllib3
 
+from ..errors import InputError
 from .predictor import Prediction
-from .validation import RequestError
 
 ADDRESS = "SCHEME://HOST:PORT/v1/models/NAME or .../NAME/versions/NUMBER, with http, https, grpc or grpcs"
 PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/([0-9]+))?(?::predict)?/?")
@@ -109,7 +109,7 @@ class Client:
                 an image file, which the server decodes.
 
         Raises:
-            RequestError: it is neither; nothing is sent.
+            InputError: it is neither; nothing is sent.
             ServerError: the server refused it, with its message, or could not be reached.
             TimeoutError: there was no answer in time.
         """
@@ -123,7 +123,7 @@ class Client:
     def probability(self, image: np.ndarray) -> Any:
         """Return the probability alone, at a small part of the heatmap's cost; pixels and errors as above."""
         if isinstance(image, bytes):
-            raise RequestError("A probability alone is given for pixels. Received: bytes")
+            raise InputError("A probability alone is given for pixels. Received: bytes")
         probability = self._predict(image, "probability")["probability"]
         return probability if image.ndim == 4 else float(probability[0])
 
@@ -141,7 +141,7 @@ class Client:
         elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (3, 4):
             name, value = "image", image if image.ndim == 4 else image[None]
         else:
-            raise RequestError(
+            raise InputError(
                 "An image is a numpy array of uint8, (height, width, channels) or (batch, height, width, "
                 f"channels), or bytes. Received: {getattr(image, 'dtype', type(image).__name__)}, "
                 f"shape={getattr(image, 'shape', None)}"

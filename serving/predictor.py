@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
+from ..errors import InputError, UnfitError
+from ..images.pixels import check_images
 from . import manifest
-from .validation import RequestError, check_images
 
 PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
@@ -104,7 +105,7 @@ class Predictor:
             `Prediction`: a float and (H, W), or for a batch (B,) and (B, H, W).
 
         Raises:
-            RequestError: the pixels are not as above, or fewer than the model needs. It is a ValueError.
+            InputError: the pixels are not as above, or fewer than the model needs. It is a ValueError.
         """
         probability, heatmap = self._run(self.check(image), heatmap=True)
         return (
@@ -124,9 +125,9 @@ class Predictor:
         return self._session.run(["probability", "heatmap"][: 1 + heatmap], feeds)
 
     def check(self, image: np.ndarray, what: str = "image") -> np.ndarray:
-        """Return an image as a batch (B, H, W, C), or raise RequestError, which calls it `what`."""
+        """Return an image as a batch (B, H, W, C), or raise InputError, which calls it `what`."""
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (3, 4):
-            raise RequestError(
+            raise InputError(
                 f"{what}: expected a numpy array of uint8, (height, width, channels) or (batch, height, "
                 f"width, channels). Received: {getattr(image, 'dtype', type(image).__name__)}, "
                 f"shape={getattr(image, 'shape', None)}"
@@ -137,7 +138,7 @@ class Predictor:
             ("image(s)", "rows", "columns"), batch.shape[:3], self.input_shape[:3], strict=True
         ):
             if size != (fixed or size):
-                raise RequestError(f"{what}: expected {fixed} {name}. Received: shape={image.shape}", 422)
+                raise UnfitError(f"{what}: expected {fixed} {name}. Received: shape={image.shape}")
         return batch
 
 

@@ -12,14 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError, TooLargeError, UnfitError
+from ..images.reading import decode
 from .predictor import Prediction, Predictor
-from .validation import (
-    RequestError,
-    decode,
-    file_from_base64,
-    pixels_from_lists,
-    type_name,
-)
+from .requests import file_from_base64, pixels_from_lists, type_name
 
 BOTH = ("probability", "heatmap")
 SIGNATURES = {"serving_default": BOTH, "probability": BOTH[:1], "heatmap": BOTH[1:], "image_bytes": BOTH}
@@ -65,26 +61,26 @@ def read_v1(request: Any, predict: Predictor, limits: Limits) -> Asked:
     "image_bytes". "signature_name" chooses the outputs; of one output the values alone are returned.
 
     Raises:
-        RequestError: it is no such request, or has an image that the model cannot take.
+        InputError: it is no such request, or has an image that the model cannot take.
     """
     if type(request) is not dict:
-        raise RequestError(f'request: expected an object with "instances". Received: {type_name(request)}')
+        raise InputError(f'request: expected an object with "instances". Received: {type_name(request)}')
     if unknown := request.keys() - {"instances", "inputs", "signature_name"}:
-        raise RequestError(f'request: expected "instances" and "signature_name". Received: {name(unknown)}')
+        raise InputError(f'request: expected "instances" and "signature_name". Received: {name(unknown)}')
     if len(request.keys() & {"instances", "inputs"}) != 1:
-        raise RequestError('request: expected either "instances" or "inputs"')
+        raise InputError('request: expected either "instances" or "inputs"')
     signature = request.get("signature_name", "serving_default")
     if type(signature) is not str or signature not in SIGNATURES:
-        raise RequestError(f"signature_name: expected one of {', '.join(SIGNATURES)}")
+        raise InputError(f"signature_name: expected one of {', '.join(SIGNATURES)}")
     columns = "inputs" in request
     key = "inputs" if columns else "instances"
     items = request[key]
     if columns and type(items) is dict:
         if len(items) != 1 or not items.keys() <= {"image", "image_bytes"}:
-            raise RequestError(f'inputs: expected either "image" or "image_bytes". Received: {name(items)}')
+            raise InputError(f'inputs: expected either "image" or "image_bytes". Received: {name(items)}')
         [items] = items.values()
     if type(items) is not list:
-        raise RequestError(f"{key}: expected a list of images. Received: {type_name(items)}")
+        raise InputError(f"{key}: expected a list of images. Received: {type_name(items)}")
     check_count(len(items), limits, key)
     images = [read_item(item, f"{key}[{k}]", predict, limits) for k, item in enumerate(items)]
     return checked(images, SIGNATURES[signature], columns, predict)
@@ -96,7 +92,7 @@ def read_item(item: Any, what: str, predict: Predictor, limits: Limits) -> np.nd
         [item] = item.values()
     if type(item) is dict:
         if item.keys() != {"b64"}:
-            raise RequestError(f'{what}: expected rows of pixels, or an object with "b64" alone')
+            raise InputError(f'{what}: expected rows of pixels, or an object with "b64" alone')
         file = file_from_base64(item["b64"], what, limits.max_bytes)
         return read_file(file, what, predict, limits)
     return check_size(pixels_from_lists(item, what), what, limits)
@@ -125,31 +121,31 @@ def read_v2_json(request: Any, binary: bytes = b"") -> tuple[list[Tensor], tuple
     """Return the inputs and the names of the outputs of a V2 request; `binary` follows the JSON.
 
     Raises:
-        RequestError: it is no such request.
+        InputError: it is no such request.
     """
     if type(request) is not dict or type(request.get("inputs")) is not list:
-        raise RequestError('request: expected an object with "inputs", a list')
+        raise InputError('request: expected an object with "inputs", a list')
     if len(request["inputs"]) != 1:
-        raise RequestError('inputs: expected one, named "image" or "image_bytes"')
+        raise InputError('inputs: expected one, named "image" or "image_bytes"')
     tensors, rest = [], binary
     for k, item in enumerate(request["inputs"]):
         if type(item) is not dict:
-            raise RequestError(f"inputs[{k}]: expected an object. Received: {type_name(item)}")
+            raise InputError(f"inputs[{k}]: expected an object. Received: {type_name(item)}")
         parameters = item.get("parameters") or {}
         size = parameters.get("binary_data_size") if type(parameters) is dict else None
         data = item.get("data")
         if size is not None:
             if type(size) is not int or not 0 <= size <= len(rest):
-                raise RequestError(f"inputs[{k}]: expected binary_data_size of at most {len(rest)} bytes")
+                raise InputError(f"inputs[{k}]: expected binary_data_size of at most {len(rest)} bytes")
             data, rest = rest[:size], rest[size:]
         tensors.append(Tensor(item.get("name"), item.get("datatype"), item.get("shape"), data))
     if rest:
-        raise RequestError(f"request: {len(rest)} bytes more than the inputs have")
+        raise InputError(f"request: {len(rest)} bytes more than the inputs have")
     outputs = request.get("outputs") or []
     if type(outputs) is not list or any(type(output) is not dict for output in outputs):
-        raise RequestError("outputs: expected a list of objects")
+        raise InputError("outputs: expected a list of objects")
     if any(type(output.get("name")) is not str for output in outputs):
-        raise RequestError('outputs: expected "probability" or "heatmap" as name')
+        raise InputError('outputs: expected "probability" or "heatmap" as name')
     return tensors, tuple(output["name"] for output in outputs)
 
 
@@ -157,22 +153,22 @@ def read_v2(tensors: list[Tensor], outputs: Sequence[Any], predict: Predictor, l
     """Read the inputs of a V2 request: one, "image" UINT8 (B, H, W, C) or "image_bytes" BYTES (B,).
 
     Raises:
-        RequestError: they are not so, or have an image that the model cannot take.
+        InputError: they are not so, or have an image that the model cannot take.
     """
     if len(tensors) != 1 or tensors[0].name not in ("image", "image_bytes"):
-        raise RequestError('inputs: expected one, named "image" or "image_bytes"')
+        raise InputError('inputs: expected one, named "image" or "image_bytes"')
     [tensor] = tensors
     if not set(outputs) <= set(BOTH):
-        raise RequestError('outputs: expected "probability" or "heatmap"')
+        raise InputError('outputs: expected "probability" or "heatmap"')
     shape, what = tensor.shape, tensor.name
     if type(shape) is not list or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
-        raise RequestError(f"{what}: expected shape, a list of whole numbers")
+        raise InputError(f"{what}: expected shape, a list of whole numbers")
     rank, datatype = (4, "UINT8") if what == "image" else (1, "BYTES")
     if tensor.datatype != datatype or len(shape) != rank:
         expected = (
             "UINT8 of shape (count, height, width, channels)" if rank == 4 else "BYTES of shape (count)"
         )
-        raise RequestError(f"{what}: expected {expected}")
+        raise InputError(f"{what}: expected {expected}")
     check_count(shape[0], limits, what)
     if what == "image_bytes":
         files = byte_texts(tensor.data, shape[0], what, limits)
@@ -180,12 +176,12 @@ def read_v2(tensors: list[Tensor], outputs: Sequence[Any], predict: Predictor, l
         images = [read_file(*pair, predict, limits) for pair in zip(files, names, strict=True)]
     else:
         if 0 in shape:
-            raise RequestError(f"{what}: expected a (count, height, width, channels) without 0")
+            raise InputError(f"{what}: expected a (count, height, width, channels) without 0")
         if shape[1] * shape[2] > limits.max_pixels:
             too_many_pixels(what, shape[1:3], limits)
         numbers = byte_numbers(tensor.data, what)
         if len(numbers) != math.prod(shape):
-            raise RequestError(
+            raise InputError(
                 f"{what}: expected {math.prod(shape)} numbers, as shape says. Received: {len(numbers)}"
             )
         images = list(np.frombuffer(numbers, "uint8").reshape(shape))
@@ -198,16 +194,16 @@ def byte_numbers(data: Any, what: str) -> bytes:
     if isinstance(data, bytes):
         return data
     if type(data) is not list:
-        raise RequestError(f"{what}: expected data, a list. Received: {type_name(data)}")
+        raise InputError(f"{what}: expected data, a list. Received: {type_name(data)}")
     for _ in range(3):
         if data and all(type(item) is list for item in data):
             data = list(chain.from_iterable(data))
     if odd := [number for number in data if type(number) is not int]:
-        raise RequestError(f"{what}: expected whole numbers. Received: {type_name(odd[0])}")
+        raise InputError(f"{what}: expected whole numbers. Received: {type_name(odd[0])}")
     try:
         return bytes(data)
     except ValueError:
-        raise RequestError(f"{what}: expected pixels in 0..255", 422) from None
+        raise UnfitError(f"{what}: expected pixels in 0..255") from None
 
 
 def byte_texts(data: Any, count: int, what: str, limits: Limits) -> list[bytes]:
@@ -218,22 +214,22 @@ def byte_texts(data: Any, count: int, what: str, limits: Limits) -> list[bytes]:
     expected = f"{what}: expected {count} files, as shape says"
     if type(data) is list:
         if len(data) != count:
-            raise RequestError(f"{expected}. Received: {len(data)}")
+            raise InputError(f"{expected}. Received: {len(data)}")
         return [
             item if isinstance(item, bytes) else file_from_base64(item, f"{what}[{k}]", limits.max_bytes)
             for k, item in enumerate(data)
         ]
     if not isinstance(data, bytes):
-        raise RequestError(f"{what}: expected data, a list. Received: {type_name(data)}")
+        raise InputError(f"{what}: expected data, a list. Received: {type_name(data)}")
     files, at = [], 0
     for k in range(count):
         start = at + 4
         at = start + int.from_bytes(data[at:start], "little")
         if at > len(data):
-            raise RequestError(f"{expected}, each after its size in 4 bytes. Received: {k}")
+            raise InputError(f"{expected}, each after its size in 4 bytes. Received: {k}")
         files.append(data[start:at])
     if at < len(data):
-        raise RequestError(f"{expected}. Received: {len(data) - at} bytes more")
+        raise InputError(f"{expected}. Received: {len(data) - at} bytes more")
     return files
 
 
@@ -253,9 +249,9 @@ def read_file(file: bytes, what: str, predict: Predictor, limits: Limits) -> np.
 def check_count(count: int, limits: Limits, what: str) -> None:
     """Refuse no image, and more than the limit."""
     if count == 0:
-        raise RequestError(f"{what}: expected at least one image. Received: none")
+        raise InputError(f"{what}: expected at least one image. Received: none")
     if count > limits.max_images:
-        raise RequestError(f"{what}: expected at most {limits.max_images} images. Received: {count}", 413)
+        raise TooLargeError(f"{what}: expected at most {limits.max_images} images. Received: {count}")
 
 
 def check_size(image: np.ndarray, what: str, limits: Limits) -> np.ndarray:
@@ -267,10 +263,9 @@ def check_size(image: np.ndarray, what: str, limits: Limits) -> np.ndarray:
 
 def too_many_pixels(what: str, size: Sequence[int], limits: Limits) -> None:
     """Raise the error of an image that is too large."""
-    raise RequestError(
+    raise TooLargeError(
         f"{what}: expected at most {limits.max_pixels} pixels. "
         f"Received: {size[0]} x {size[1]} (height x width)",
-        413,
     )
 
 
@@ -279,7 +274,7 @@ def checked(images: list[np.ndarray], outputs: tuple[str, ...], columns: bool, p
     for k, image in enumerate(images):
         predict.check(image, f"image {k}")
     if columns and "heatmap" in outputs and len({image.shape for image in images}) > 1:
-        raise RequestError('images: expected one size; "instances" takes several', 422)
+        raise UnfitError('images: expected one size; "instances" takes several')
     return Asked(images, outputs, columns)
 
 

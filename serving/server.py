@@ -28,10 +28,13 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import FormatError, InputError, TooLargeError
+from ..files import parse_json
 from . import protocols
 from .batching import Lane
 from .protocols import Limits
-from .validation import RequestError, parse_json
+from .requests import RequestError
+from .requests import status_of as request_status
 from .versions import Version, Versions
 
 with contextlib.ExitStack() as _stack:
@@ -224,8 +227,8 @@ class Service(kserve.Model):
         try:
             version = body.model_version or None
             return await super().__call__(Call("grpc", body, version), headers, verb)
-        except RequestError as error:
-            raise GrpcException(status_code=GRPC_STATUS[error.status], details=str(error)) from None
+        except InputError as error:
+            raise GrpcException(status_code=GRPC_STATUS[request_status(error)], details=str(error)) from None
 
     async def preprocess(self, call: Call, headers: Any = None) -> Any:
         """Read the images of a request, in a thread: decoding takes time."""
@@ -332,7 +335,7 @@ def application(service: Service, metrics: Metrics) -> FastAPI:
         body = await request.body()
         length = request.headers.get(HEADER_LENGTH, str(len(body)))
         if not length.isascii() or not length.isdecimal() or not 0 < int(length) <= len(body):
-            raise RequestError(f"{HEADER_LENGTH}: expected at most the body's {len(body)} bytes")
+            raise InputError(f"{HEADER_LENGTH}: expected at most the body's {len(body)} bytes")
         async with service.readers:
             head = await asyncio.to_thread(parse_json, body[: int(length)])
         content = protocols.read_v2_json(head, body[int(length) :])
@@ -387,7 +390,7 @@ def application(service: Service, metrics: Metrics) -> FastAPI:
         headers = {"retry-after": "1"} if status == 503 else None
         return json_answer({"error": message}, status, headers)
 
-    for kind in (RequestError, HTTPException, *STATUS, Exception):
+    for kind in (InputError, HTTPException, *STATUS, Exception):
         app.add_exception_handler(kind, refuse)
     return app
 
@@ -407,8 +410,8 @@ def json_answer(content: Any, status: int = 200, headers: dict[str, str] | None 
 
 def status_of(error: Exception) -> int:
     """Return the HTTP status of an error."""
-    if isinstance(error, RequestError):
-        return error.status
+    if isinstance(error, InputError):
+        return request_status(error)
     if isinstance(error, HTTPException):
         return error.status_code
     return STATUS.get(type(error), 500)
@@ -416,7 +419,7 @@ def status_of(error: Exception) -> int:
 
 def message_of(error: Exception) -> str:
     """Return one sentence about an error; of those that are ours to mend, not what they say."""
-    told = status_of(error) < 500 or isinstance(error, RequestError | ServerNotReady | ModelNotReady)
+    told = status_of(error) < 500 or isinstance(error, InputError | ServerNotReady | ModelNotReady)
     text = str(getattr(error, "detail", error)) if told else type(error).__name__
     return text.encode("utf-8", "backslashreplace").decode()  # JSON may name half a surrogate pair
 
@@ -536,7 +539,7 @@ class Door:
                 answer = json_answer({"error": "the server is stopping"}, 503, {"retry-after": "1"})
                 await answer(scope, receive, labelled)
         except Exception as error:
-            fault = None if isinstance(error, RequestError) else error
+            fault = None if isinstance(error, InputError) else error
             if not answered["started"]:
                 retry = {"retry-after": "1"} if status_of(error) == 503 else None
                 answer = json_answer({"error": message_of(error)}, status_of(error), retry)
@@ -595,15 +598,15 @@ def check_head(scope: dict, headers: dict[bytes, str], limits: Limits) -> None:
         raise too_long(limits)
     kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
     if kind not in JSON_TYPES:
-        raise RequestError(f"content-type: expected application/json. Received: {kind[:64]}", 415)
+        raise FormatError(f"content-type: expected application/json. Received: {kind[:64]}")
     coding = headers.get(b"content-encoding", "identity").strip().lower()
     if coding != "identity":
-        raise RequestError(f"content-encoding: expected none. Received: {coding[:64]}", 415)
+        raise FormatError(f"content-encoding: expected none. Received: {coding[:64]}")
 
 
-def too_long(limits: Limits) -> RequestError:
+def too_long(limits: Limits) -> TooLargeError:
     """Return the error of a body beyond the limit."""
-    return RequestError(f"request: expected at most {limits.max_bytes} bytes", 413)
+    return TooLargeError(f"request: expected at most {limits.max_bytes} bytes")
 
 
 def where(error: BaseException) -> list[str]:

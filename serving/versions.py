@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import one_line
 from .predictor import Predictor
-from .validation import one_line
 
 log = logging.getLogger("patchnet.serve")
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from patchnet_tf import cli
+from patchnet_tf.cli import commands as cli
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchnet_tf.config import InputError
 from patchnet_tf.data import Examples
 from patchnet_tf.data.batches import Batches, balance, enlarge
+from patchnet_tf.errors import InputError
 
 
 def test_batches_are_a_new_order_of_the_images_each_epoch(rng):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import patchnet_tf as pn
-from patchnet_tf.callbacks import Convergence, HeatmapSnapshots
+from patchnet_tf.training.callbacks import Convergence, HeatmapSnapshots
 
 
 class Recorded(keras.utils.PyDataset):

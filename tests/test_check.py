@@ -4,7 +4,7 @@ import pytest
 
 from patchnet_tf.config import load_config
 from patchnet_tf.data.check import SHOWN, THUMBNAIL, check, contact_sheet, thumbnail
-from patchnet_tf.pictures import RED
+from patchnet_tf.images.pictures import RED
 
 from .small import SMALL, image_folder, save
 from .test_isic2017 import TRAIN, VAL, challenge

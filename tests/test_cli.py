@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from patchnet_tf import experiment
 from patchnet_tf.config import Loader, load_config
 from patchnet_tf.export import verification
 from patchnet_tf.serving import Predictor
+from patchnet_tf.training import experiment
 
 from .small import SMALL, image_folder, save
 

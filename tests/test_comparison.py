@@ -9,9 +9,11 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 import patchnet_tf as pn
-from patchnet_tf import comparison, experiment
-from patchnet_tf.config import InputError, load_config
+from patchnet_tf.config import load_config
 from patchnet_tf.data import Examples, load_dataset
+from patchnet_tf.errors import InputError
+from patchnet_tf.studies import comparison
+from patchnet_tf.training import experiment
 
 from .small import SMALL, image_folder, save
 

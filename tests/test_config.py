@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from patchnet_tf.config import InputError, load_config
+from patchnet_tf.config import load_config
+from patchnet_tf.errors import InputError
 
 from .small import SMALL
 

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchnet_tf import cli, convergence
+from patchnet_tf.cli import commands as cli
 from patchnet_tf.config import load_config
-from patchnet_tf.convergence import closed_form, fit, measure, patch_images
 from patchnet_tf.data import load_dataset
-from patchnet_tf.patchnet import PatchNet
+from patchnet_tf.model.patchnet import PatchNet
+from patchnet_tf.studies import convergence
+from patchnet_tf.studies.convergence import closed_form, fit, measure, patch_images
 
 ROOT = Path(__file__).parents[1]
 PAPERS = ROOT / "configs" / "convergence.yaml"

@@ -5,8 +5,9 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from patchnet_tf.config import FolderData, InputError, SquaresData, TexturesData
+from patchnet_tf.config import FolderData, SquaresData, TexturesData
 from patchnet_tf.data import check_images, files, list_files, squares, textures
+from patchnet_tf.errors import InputError
 
 from .small import image_folder, save
 

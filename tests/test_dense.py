@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchnet_tf as pn
-from patchnet_tf.dense import DenseMap, tile_side
-from patchnet_tf.heatmaps import PatchwiseMap
+from patchnet_tf.model.dense import DenseMap, tile_side
+from patchnet_tf.model.heatmaps import PatchwiseMap
 
 from .conftest import shake
 

@@ -28,9 +28,9 @@ from tensorflow_serving.apis import (
 from tensorflow_serving.config import model_server_config_pb2
 
 import patchnet_tf as pn
+from patchnet_tf.errors import InputError
 from patchnet_tf.serving import Client
 from patchnet_tf.serving.client import Grpc, ServerError
-from patchnet_tf.serving.validation import RequestError
 
 from .conftest import shake
 from .serving import serving
@@ -424,7 +424,7 @@ def test_what_is_not_sent():
             Client(url)
     client = Client("http://localhost:1/v1/models/cells", retries=0)
     for image in (np.zeros((2, 2, 3)), np.zeros((2, 2), "uint8"), "image.png", None):
-        with pytest.raises(RequestError, match=r"numpy array of uint8.*Received"):
+        with pytest.raises(InputError, match=r"numpy array of uint8.*Received"):
             client(image)
     with pytest.raises(ServerError, match="cannot be reached"):
         client.status()

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patchnet_tf.config import InputError
 from patchnet_tf.data import Examples
 from patchnet_tf.data.batches import Batches
-from patchnet_tf.distribution import Share, Team, assemble
+from patchnet_tf.errors import InputError
+from patchnet_tf.training.distribution import Share, Team, assemble
 
 from .small import image_folder
 
@@ -96,7 +96,7 @@ def test_the_wrong_backend():
 TRAIN = """
 import json, sys
 from patchnet_tf import experiment
-from patchnet_tf.config import InputError, load_config
+from patchnet_tf.errors import InputError, load_config
 
 def train(folder, *options, **more):
     trained = experiment.train(load_config(sys.argv[1], options), folder, **more)

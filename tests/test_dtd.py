@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from patchnet_tf.config import DtdData, InputError
+from patchnet_tf.config import DtdData
 from patchnet_tf.data import files, list_files
+from patchnet_tf.errors import InputError
 
 from .small import save
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import patchnet_tf as pn
-from patchnet_tf import pictures
+from patchnet_tf.images import pictures
 
 from .browser import visit
 from .conftest import shake

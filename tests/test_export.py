@@ -19,13 +19,13 @@ from skimage import data as photographs
 from tensorflow_serving.apis import prediction_log_pb2
 
 import patchnet_tf as pn
-from patchnet_tf import dense
-from patchnet_tf.config import InputError
-from patchnet_tf.data.files import read_image
+from patchnet_tf.errors import InputError
 from patchnet_tf.export import VerificationError, saved_model, to_onnx, to_saved_model, verify
 from patchnet_tf.export import graph as graphs
 from patchnet_tf.export import onnx as onnx_format
-from patchnet_tf.layers import GammaCorrection, ShadesOfGray
+from patchnet_tf.images.reading import read_image
+from patchnet_tf.model import dense
+from patchnet_tf.model.layers import GammaCorrection, ShadesOfGray
 
 from . import reference
 from .conftest import shake

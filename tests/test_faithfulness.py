@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchnet_tf import faithfulness
+from patchnet_tf.evaluation import faithfulness
 
 BOTH = [faithfulness.deletion, faithfulness.insertion]
 

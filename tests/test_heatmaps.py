@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 import patchnet_tf as pn
-from patchnet_tf.heatmaps import METHODS, Drawing
-from patchnet_tf.layers import GammaCorrection, ShadesOfGray
+from patchnet_tf.model.heatmaps import METHODS, Drawing
+from patchnet_tf.model.layers import GammaCorrection, ShadesOfGray
 
 from . import reference
 from .conftest import shake
@@ -58,7 +58,7 @@ def test_heatmap_model_saves_and_shares_weights(method, tmp_path, rng):
 
 @pytest.mark.parametrize("kind", ["centered", "filters"])
 def test_strips_do_not_show(kind, monkeypatch, rng):
-    monkeypatch.setattr("patchnet_tf.heatmaps.STRIP_ROWS", 5)
+    monkeypatch.setattr("patchnet_tf.model.heatmaps.STRIP_ROWS", 5)
     maps = pn.heatmap_model(shake(pn.PatchNet((None, None, 2), 6, **SMALL), rng), kind=kind)
     image = rng.integers(0, 256, (13, 9, 2), "uint8")
     shares = []
@@ -69,7 +69,7 @@ def test_strips_do_not_show(kind, monkeypatch, rng):
 
 def test_the_light_is_that_of_the_whole_image(monkeypatch, rng):
     """Whether the map is drawn whole, in strips, in tiles or patch by patch; in a batch each has its own."""
-    monkeypatch.setattr("patchnet_tf.heatmaps.STRIP_ROWS", 7)
+    monkeypatch.setattr("patchnet_tf.model.heatmaps.STRIP_ROWS", 7)
     steps = [GammaCorrection(2.2), ShadesOfGray(6)]
     model = shake(pn.PatchNet((None, None, 3), 6, preprocessing=steps, filters=8, depth=3), rng)
     # Its light changes from the top to the bottom.

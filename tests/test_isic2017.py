@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patchnet_tf.config import InputError, Isic2017Data
+from patchnet_tf.config import Isic2017Data
 from patchnet_tf.data import files, isic2017, list_files
+from patchnet_tf.errors import InputError
 
 from .small import save
 

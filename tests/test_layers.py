@@ -5,7 +5,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchnet_tf.layers import (
+from patchnet_tf.model.layers import (
     Decision,
     ExtractPatches,
     FilterReadout,

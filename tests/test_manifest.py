@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from patchnet_tf.config import InputError, ManifestData
+from patchnet_tf.config import ManifestData
 from patchnet_tf.data import files, list_files
+from patchnet_tf.errors import InputError
 
 from .small import save
 

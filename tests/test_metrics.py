@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchnet_tf import metrics
+from patchnet_tf.evaluation import metrics
 
 MEASURES = list(metrics.MEASURES.values())
 

@@ -9,8 +9,8 @@ from scipy.ndimage import map_coordinates
 from skimage.draw import disk, ellipse
 from skimage.filters import threshold_otsu
 
-from patchnet_tf.baselines import nuclear_features
 from patchnet_tf.data import Examples
+from patchnet_tf.studies import nuclear_features
 
 IMAGES = Path(os.environ.get("PATCHNET_IMAGES", Path(__file__).parents[2] / "shared" / "images"))
 

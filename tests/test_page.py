@@ -16,7 +16,7 @@ import urllib3
 from PIL import Image
 
 import patchnet_tf as pn
-from patchnet_tf import pictures
+from patchnet_tf.images import pictures
 from patchnet_tf.serving import Predictor
 
 from .conftest import shake

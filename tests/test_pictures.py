@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from patchnet_tf import pictures
+from patchnet_tf.images import pictures
 
 
 def ink(picture):
@@ -300,7 +300,6 @@ def test_a_full_disk_leaves_the_old_picture_and_nothing_else(tmp_path, monkeypat
 
 
 def test_pictures_need_no_tensorflow():
-    code = (
-        "import sys, patchnet_tf.pictures; sys.exit(any(m in sys.modules for m in ('tensorflow', 'keras')))"
-    )
+    heavy = "('tensorflow', 'keras')"
+    code = f"import sys, patchnet_tf.images.pictures; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

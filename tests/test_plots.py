@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from patchnet_tf import plots
+from patchnet_tf.reporting import plots
 
 
 def shades(picture, rows=slice(None), columns=slice(None)):

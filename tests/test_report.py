@@ -10,10 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from patchnet_tf import metrics, plots, report
-from patchnet_tf.config import InputError, load_config
-from patchnet_tf.history import Row
-from patchnet_tf.report import write_report
+from patchnet_tf.config import load_config
+from patchnet_tf.errors import InputError
+from patchnet_tf.evaluation import metrics
+from patchnet_tf.reporting import plots, report
+from patchnet_tf.reporting.report import write_report
+from patchnet_tf.training.history import Row
 
 from .browser import visit
 from .small import SMALL

@@ -1031,7 +1031,7 @@ def test_workers_do_not_outlive_their_parent(path, tmp_path):
     ],
 )
 def test_what_cannot_be_served(path, tmp_path, make, message, capsys, monkeypatch):
-    from patchnet_tf import cli
+    from patchnet_tf.cli import commands as cli
 
     monkeypatch.setattr("sys.argv", ["patchnet", "serve", str(make(tmp_path, path)), "--port", "0"])
     monkeypatch.setattr("patchnet_tf.serving.server.configure_logging", lambda: None)

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 import patchnet_tf as pn
-from patchnet_tf import experiment, pictures, tradeoff
-from patchnet_tf.config import InputError, load_config
+from patchnet_tf.config import load_config
 from patchnet_tf.data import load_dataset
+from patchnet_tf.errors import InputError
+from patchnet_tf.images import pictures
+from patchnet_tf.studies import tradeoff
+from patchnet_tf.training import experiment
 
 from .small import SMALL, image_folder
 

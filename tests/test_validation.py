@@ -14,15 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from patchnet_tf.config import InputError
-from patchnet_tf.serving.validation import (
-    FORMATS,
-    RequestError,
-    decode,
-    file_from_base64,
-    parse_json,
-    pixels_from_lists,
-)
+from patchnet_tf.errors import InputError
+from patchnet_tf.files import parse_json
+from patchnet_tf.images.reading import FORMATS, decode
+from patchnet_tf.serving.requests import file_from_base64, pixels_from_lists, status_of
 
 rng = np.random.default_rng(0)
 RGB = rng.integers(0, 256, (12, 17, 3), "uint8")
@@ -144,35 +139,34 @@ BAD_FILES = {
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_bad_files(name):
     file, status, message = BAD_FILES[name]
-    with pytest.raises(RequestError, match=f"^photo: .*{message}") as caught:
+    with pytest.raises(InputError, match=f"^photo: .*{message}") as caught:
         decode(file, 3, what="photo")
-    assert caught.value.status == status
+    assert status_of(caught.value) == status
     assert "\n" not in str(caught.value)
-    assert isinstance(caught.value, InputError)
 
 
 def test_limits():
     file = encoded(RGB)
     assert decode(file, 3, max_bytes=len(file), max_pixels=12 * 17).shape == RGB.shape
-    with pytest.raises(
-        RequestError, match=rf"at most {len(file) - 1} bytes. Received: {len(file)}"
-    ) as caught:
+    with pytest.raises(InputError, match=rf"at most {len(file) - 1} bytes. Received: {len(file)}") as caught:
         decode(file, 3, max_bytes=len(file) - 1)
-    assert caught.value.status == 413
-    with pytest.raises(RequestError, match=r"at most 203 pixels. Received: 12 x 17") as caught:
+    assert status_of(caught.value) == 413
+    with pytest.raises(InputError, match=r"at most 203 pixels. Received: 12 x 17") as caught:
         decode(file, 3, max_pixels=203)
-    assert caught.value.status == 413
+    assert status_of(caught.value) == 413
 
 
 def test_a_bomb_is_refused_before_it_is_decoded():
     """A small file that is 72 million zeros when decoded."""
     code = (
         "import resource, sys\n"
-        "from patchnet_tf.serving.validation import RequestError, decode\n"
+        "from patchnet_tf.errors import InputError\n"
+        "from patchnet_tf.images.reading import decode\n"
+        "from patchnet_tf.serving.requests import status_of\n"
         "file = sys.stdin.buffer.read()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: decode(file, 1)\n"
-        "except RequestError as error: print(error.status)\n"
+        "except InputError as error: print(status_of(error))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
     bomb = png(9000, 8000, colour=0, rows=bytes(9000 * 8001))
@@ -195,7 +189,7 @@ def test_many_pages_are_not_counted():
     for k in range(count):
         file += page + struct.pack("<I", 8 + (k + 1) * (len(page) + 4) if k < count - 1 else 0)
     began = time.monotonic()
-    with pytest.raises(RequestError):
+    with pytest.raises(InputError):
         decode(file, 1)
     assert time.monotonic() - began < 2
 
@@ -208,14 +202,14 @@ PIXELS = {name: decode(file, 3) for name, file in SEEDS.items()}
 
 
 def survives(file, channels=3):
-    """Decode whatever this is: an image within the limit, or a RequestError of one line."""
+    """Decode whatever this is: an image within the limit, or a InputError of one line."""
     error = None
     try:
         image = decode(file, channels, max_pixels=10_000)
-    except RequestError as caught:
+    except InputError as caught:
         error = caught
     if error:
-        assert error.status in (400, 413, 415, 422)
+        assert status_of(error) in (400, 413, 415, 422)
         assert "\n" not in str(error)
         return None
     assert image.dtype == np.uint8
@@ -295,11 +289,11 @@ def test_json():
     constants = [b"[NaN]", b"[Infinity]", b"[-Infinity]"]
     long = b"[" + b"9" * 9999 + b"]"
     for text in (*constants, b"", b"{", b"\xff\xfe\xfd", b"{'a': 1}", b"[1,]", long):
-        with pytest.raises(RequestError, match=r"^request: not JSON \(") as caught:
+        with pytest.raises(InputError, match=r"^request: not JSON \(") as caught:
             parse_json(text)
-        assert caught.value.status == 400
+        assert status_of(caught.value) == 400
         assert "\n" not in str(caught.value)
-    with pytest.raises(RequestError, match="nested too deeply"):
+    with pytest.raises(InputError, match="nested too deeply"):
         parse_json(b"[" * 200_000 + b"]" * 200_000)
 
 
@@ -338,29 +332,29 @@ def test_pixels_from_lists(height, width, channels, seed):
     ],
 )
 def test_bad_lists(rows, status, message):
-    with pytest.raises(RequestError, match=f"^image: .*{message}") as caught:
+    with pytest.raises(InputError, match=f"^image: .*{message}") as caught:
         pixels_from_lists(rows)
-    assert caught.value.status == status
+    assert status_of(caught.value) == status
 
 
 def test_base64():
     file = bytes(range(256))
     assert file_from_base64(base64.b64encode(file).decode()) == file
     for text in ("abc", "ab!=", "ä===", "YQ", "YQ==\n"):
-        with pytest.raises(RequestError, match="not base64"):
+        with pytest.raises(InputError, match="not base64"):
             file_from_base64(text)
     for value in (None, 3, ["YQ=="]):
-        with pytest.raises(RequestError, match="expected a text"):
+        with pytest.raises(InputError, match="expected a text"):
             file_from_base64(value)
-    with pytest.raises(RequestError, match="at most 100 bytes") as caught:
+    with pytest.raises(InputError, match="at most 100 bytes") as caught:
         file_from_base64(base64.b64encode(bytes(200)).decode(), max_bytes=100)
-    assert caught.value.status == 413
+    assert status_of(caught.value) == 413
     assert file_from_base64(base64.b64encode(bytes(100)).decode(), max_bytes=100) == bytes(100)
 
 
 def test_validation_needs_no_runtime():
     code = (
-        "import sys, patchnet_tf.serving.validation\n"
+        "import sys, patchnet_tf.images.reading, patchnet_tf.serving.requests\n"
         "sys.exit(bool({'tensorflow', 'keras', 'onnxruntime'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

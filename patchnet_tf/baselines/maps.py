@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..layers import check_positive
+from ..model.layers import check_positive
 
 CONVOLUTIONS = (
     keras.layers.Conv2D,

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from ..layers import ZeroToOne, check_crop
-from ..patchnet import check_image_shape, standardize
+from ..model.layers import ZeroToOne, check_crop
+from ..model.patchnet import check_image_shape, standardize
 
 FILTERS = (64, 128, 256, 512, 512)
 SMALLEST = {"vgg19_cam": 8, "vgg11": 32}  # side of what the convolutions see: pooling halves it to one

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..config import Config, FilesData, SquaresData
-from ..serving.validation import check_images as check_images  # part of what this package offers
+from ..images.pixels import check_images as check_images  # part of what this package offers
 
 if TYPE_CHECKING:
     from .files import Listing

@@ -4,7 +4,7 @@ import cv2
 import keras
 import numpy as np
 
-from ..config import InputError
+from ..errors import InputError
 from . import Examples, check_images
 
 

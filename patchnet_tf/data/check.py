@@ -15,10 +15,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .. import pictures
-from ..config import Config, FilesData, InputError
+from ..config import Config, FilesData
+from ..errors import InputError
+from ..images import pictures
+from ..images.pixels import resized, resized_mask
+from ..images.reading import read_image
 from . import Dataset, Progress, list_files, load_dataset
-from .files import SPLITS, Listing, channels_of, in_threads, other_size, read_image, resized, resized_mask
+from .files import SPLITS, Listing, channels_of, in_threads, other_size
 
 SHOWN = 24  # thumbnails of a split and class
 COLUMNS = 8

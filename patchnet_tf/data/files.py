@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from ..config import InputError
-from ..serving import validation
+from ..errors import InputError
+from ..images.pixels import resized, resized_mask
+from ..images.reading import is_grey, read_image
 from . import Dataset, Examples, Masked, Progress
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-FORMATS = (*validation.FORMATS, "GIF")
 SHOWN = 10  # complaints in one error
 STEP = 100  # images between two reports of progress; smaller data sets are read in no time
 
@@ -229,52 +228,3 @@ def check_mask(path: Path, mask: np.ndarray, size: tuple[int, int]) -> np.ndarra
             f"{path}: a mask has the size of its image, {size} (height, width). Received: {mask.shape}"
         )
     return mask
-
-
-def read_image(path: str | Path, channels: int) -> np.ndarray:
-    """Read one image file by the rules of `patchnet_tf.serving.validation`; GIF too.
-
-    Args:
-        path: an image of 8 bits per channel, one frame, no transparency.
-        channels: 1 to read grey, a colour image too; 3 to read RGB, a grey image too.
-
-    Returns:
-        (H, W, channels), uint8, turned as its EXIF orientation says.
-
-    Raises:
-        InputError: it cannot be opened, is truncated or damaged, or is not such an image.
-
-    Example:
-        >>> read_image("cell.png", channels=1).shape
-        (128, 128, 1)
-    """
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(validation.MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return validation.decode(content, channels, what=str(path), formats=FORMATS)
-
-
-def is_grey(path: Path) -> bool:
-    """Return whether an image file has one channel; only its head is read."""
-    try:
-        with validation.opened(path, str(path), FORMATS) as image:
-            return image.mode in validation.GREY_MODES
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Return an image (H, W, C) in `size` (height, width), smoothed where it shrinks."""
-    if size is None or image.shape[:2] == size:
-        return image
-    picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
-    return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR)).reshape(*size, image.shape[2])
-
-
-def resized_mask(mask: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Return a mask (H, W), bool, in `size` (height, width): each pixel is that of the nearest one."""
-    if size is None or mask.shape == size:
-        return mask
-    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))

@@ -21,7 +21,8 @@ import glob
 from functools import partial
 from pathlib import Path
 
-from ..config import FolderData, InputError
+from ..config import FolderData
+from ..errors import InputError
 from .files import SUFFIXES, Entry, Listing, read_mask
 
 

@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import InputError, Isic2017Data
-from ..serving.validation import one_line
-from .files import Entry, Listing, check_mask, read_image, read_label, read_mask, read_rows
+from ..config import Isic2017Data
+from ..errors import InputError, one_line
+from ..images.reading import read_image
+from .files import Entry, Listing, check_mask, read_label, read_mask, read_rows
 
 PARTS = {"train": "Training", "val": "Validation", "test": "Test_v2"}
 FEATURES = ("pigment_network", "negative_network", "milia_like_cyst", "streaks")

@@ -14,7 +14,8 @@ Localization is measured on validation images of class 1 that have a mask. Grey 
 from functools import partial
 from pathlib import Path
 
-from ..config import InputError, ManifestData
+from ..config import ManifestData
+from ..errors import InputError
 from .files import SPLITS, Entry, Listing, read_label, read_mask, read_rows
 
 

@@ -5,7 +5,8 @@ All images of a class are the same, so there is one of each, for training and fo
 
 import numpy as np
 
-from ..config import InputError, SquaresData
+from ..config import SquaresData
+from ..errors import InputError
 from . import Dataset, Examples, Masked
 
 

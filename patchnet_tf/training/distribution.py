@@ -23,8 +23,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from .config import InputError
-from .data.batches import Batches
+from ..data.batches import Batches
+from ..errors import InputError
 
 BACKENDS = {"mirrored": "tensorflow", "data_parallel": "jax"}
 

@@ -5,7 +5,7 @@ stopping rule, and measured: the classification, the maps against masks where th
 probability while pixels are deleted and inserted in the order of the maps. The folder of a comparison has
 
     config.yaml                 the configuration, defaults included
-    patchnet17/, cam/, vgg11/   a run for each model, see `patchnet_tf.experiment`
+    patchnet17/, cam/, vgg11/   a run for each model, see `patchnet_tf.training.experiment`
     maps/images.npy             (N, H, W, C), uint8: the images that maps were drawn of: those with masks, or
                                 else some validation images of each class
     maps/masks.npy              (N, H, W), bool; absent where there are no masks
@@ -26,13 +26,15 @@ import keras
 import numpy as np
 from scipy.integrate import trapezoid
 
-from . import experiment, metrics
-from .config import Config, FilesData, InputError, Vgg11Model, Vgg19CamModel
-from .data import Dataset, list_files, load_dataset
-from .experiment import Progress, Training, number, silent
-from .faithfulness import deletion, insertion
-from .files import replacing, write_array, write_json, write_rows
-from .history import seconds_per_epoch
+from ..config import Config, FilesData, Vgg11Model, Vgg19CamModel
+from ..data import Dataset, list_files, load_dataset
+from ..errors import InputError
+from ..evaluation import metrics
+from ..evaluation.faithfulness import deletion, insertion
+from ..files import replacing, write_array, write_json, write_rows
+from ..training import experiment
+from ..training.experiment import Progress, Training, number, silent
+from ..training.history import seconds_per_epoch
 
 STEPS = 25  # of the deletion and insertion curves
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .config import InputError
-from .files import replacing
-from .serving.validation import one_line
+from ..errors import InputError, one_line
+from ..files import replacing
 
 
 class Row(NamedTuple):

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from scipy.integrate import trapezoid
 
-from .layers import check_positive
-from .pictures import check_heatmap
+from ..images.pictures import check_heatmap
+from ..model.layers import check_positive
 
 BASELINES = ("black", "mean")
 

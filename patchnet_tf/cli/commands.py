@@ -21,7 +21,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from .config import Config, FilesData, InputError, load_config
+from ..config import Config, FilesData, load_config
+from ..errors import InputError
 from .console import Reporter, one_line_errors, say, show, stderr_closed
 
 SIZES_SHOWN = 6  # of images, in `patchnet data check`
@@ -258,7 +259,7 @@ def data_check(
     with one_line_errors():
         settings = load_config(config, overrides or [])
         load_experiment()
-        from .data.check import check
+        from ..data.check import check
 
         with Reporter() as progress:
             report = check(settings, progress)
@@ -276,7 +277,7 @@ def data_check(
         if report.masks:
             print(f"Masks: {report.masks}")
         if report.sheet is not None:
-            from .pictures import save_png
+            from ..images.pictures import save_png
 
             path = (out or Path()) / f"{settings.name}-contact-sheet.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -332,7 +333,7 @@ def serve(
         if not re.fullmatch(r"[\w.-]+", name):
             raise InputError(f"--name: expected letters, digits, '_', '-' and '.'. Received: {name}")
         try:
-            from .serving import server
+            from ..serving import server
         except ImportError as error:
             raise InputError(
                 f'`patchnet serve` needs more packages: pip install "patchnet-tf[serve]" ({error})'
@@ -414,7 +415,7 @@ def convergence(
     with one_line_errors("the same command continues"):
         settings = packaged("convergence", [] if steps is None else [f"training.epochs={steps}"])
         load_experiment()
-        from . import convergence
+        from ..studies import convergence
 
         folder = out or Path("runs") / settings.name
         with Reporter() as progress:
@@ -462,7 +463,7 @@ def tradeoff(
         sizes = read_patch_sizes(patch_sizes)
         settings = load_config(config, overrides or [])
         load_experiment()
-        from . import tradeoff
+        from ..studies import tradeoff
 
         folder = out or Path("runs") / f"{settings.name}-tradeoff"
         with Reporter() as progress:
@@ -516,7 +517,7 @@ def compare(
         sizes = [f"comparison.patch_sizes={read_patch_sizes(patch_sizes)}"] if patch_sizes else []
         settings = load_config(config, [*(overrides or []), *sizes])
         load_experiment()
-        from . import comparison
+        from ..studies import comparison
 
         folder = out or Path("runs") / f"{settings.name}-comparison"
         with Reporter() as progress:
@@ -550,7 +551,7 @@ def tell_comparison(found: dict[str, Any]) -> None:
 
     methods = found["methods"]
     if found["masks"]:
-        from .metrics import TITLES
+        from ..evaluation.metrics import TITLES
 
         names = ("exact_match", "recall", "auroc")
         located = Table("method", *(TITLES[name] for name in names))
@@ -637,7 +638,7 @@ def measure_and_tell(folder: Path) -> None:
 
 def report_and_tell(folder: Path) -> None:
     """Write report.html and say where it is."""
-    from .report import write_report
+    from ..reporting.report import write_report
 
     print(f"Report: {write_report(folder)}")
 
@@ -715,7 +716,7 @@ def tell_differences(verification: Any) -> None:
 
 def held_back(config: Config) -> Any:
     """Return the validation images, or None, and a warning, where they are not there (any more)."""
-    from .data import load_dataset
+    from ..data import load_dataset
 
     try:
         return load_dataset(config).val.images
@@ -737,7 +738,7 @@ def read_size(size: str | None) -> tuple[int, int] | None:
 def load_exporter() -> ModuleType:
     """Import what converts to ONNX, silently."""
     with stderr_closed():
-        from . import export as exporter
+        from .. import export as exporter
     logging.disable(logging.WARNING)
     return exporter
 
@@ -746,13 +747,9 @@ def load_experiment() -> ModuleType:
     """Import what needs TensorFlow, which takes seconds; `--help` and errors in CONFIG do without."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with stderr_closed():
-        from . import experiment
+        from ..training import experiment
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of the number of models
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", category=UserWarning, module=r"patchnet_tf\.")
     warnings.showwarning = lambda message, *where, **more: say("warning", str(message))
     return experiment
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .files import replacing
+from ..files import replacing
 
 # The ends of ColorBrewer's red-blue scale, which people with any colour blindness tell apart.
 BLUE, RED = np.array([5, 113, 176]), np.array([202, 0, 32])

@@ -8,7 +8,7 @@ Everything that it leaves is in one folder:
     model.keras        the best weights; it is there when training has finished
     metrics.json       what `evaluate` measured
     heatmaps/          pictures
-    report.html        all of this on one page, by `patchnet_tf.report`
+    report.html        all of this on one page, by `patchnet_tf.reporting.report`
     tensorboard/       the same history and pictures, for TensorBoard
 
 Each file is written beside its place and then renamed, so it is never half there.
@@ -32,20 +32,23 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from . import metrics, pictures
-from .baselines import cam, grad_cam, vgg11, vgg19_cam
-from .baselines.vgg import SMALLEST
+from ..baselines import cam, grad_cam, vgg11, vgg19_cam
+from ..baselines.vgg import SMALLEST
+from ..config import Config, FilesData, PatchNetModel, Vgg11Model, Vgg19CamModel, load_config
+from ..data import Dataset, Examples, check_images, load_dataset
+from ..data.batches import Batches
+from ..errors import InputError
+from ..evaluation import metrics
+from ..files import replacing, write_array, write_json
+from ..images import pictures
+from ..images.pixels import resized
+from ..images.reading import read_image
+from ..model.heatmaps import Drawing, heatmap_model
+from ..model.layers import GammaCorrection, ShadesOfGray
+from ..model.patchnet import PatchNet, load_model
 from .callbacks import Convergence, HeatmapSnapshots
-from .config import Config, FilesData, InputError, PatchNetModel, Vgg11Model, Vgg19CamModel, load_config
-from .data import Dataset, Examples, check_images, load_dataset
-from .data.batches import Batches
-from .data.files import read_image, resized
 from .distribution import assemble
-from .files import replacing, write_array, write_json
-from .heatmaps import Drawing, heatmap_model
 from .history import Row, write_history
-from .layers import GammaCorrection, ShadesOfGray
-from .patchnet import PatchNet, load_model
 
 LAYERS = {"gamma": GammaCorrection, "shades_of_gray": ShadesOfGray}  # by their kind in a configuration
 NETWORKS = {"patchnet": PatchNet, "vgg11": vgg11, "vgg19_cam": vgg19_cam}

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from .pictures import check_heatmap, check_mask
+from ..images.pictures import check_heatmap, check_mask
 
 RESAMPLES = 9999  # of an interval
 

@@ -21,14 +21,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from . import plots
-from .config import Config
-from .data import load_dataset
-from .experiment import Progress, open_run, silent, train
-from .files import write_json
-from .heatmaps import Drawing, heatmap_model
-from .patchnet import PatchNet
-from .pictures import save_png
+from ..config import Config
+from ..data import load_dataset
+from ..files import write_json
+from ..images.pictures import save_png
+from ..model.heatmaps import Drawing, heatmap_model
+from ..model.patchnet import PatchNet
+from ..reporting import plots
+from ..training.experiment import Progress, open_run, silent, train
 
 PAPER = {"p0": 0.333, "p1": 0.982}  # of the example with 128 x 128 pixels
 

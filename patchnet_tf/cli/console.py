@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from .config import InputError
+from ..errors import InputError
 
 PLAIN_SECONDS = 15  # between two lines of progress where there is no terminal
 
@@ -86,7 +86,7 @@ class Bars(Progress):
 class Reporter:
     """Shows progress: bars on a terminal, otherwise a line now and then.
 
-    An instance is a `patchnet_tf.experiment.Progress`.
+    An instance is a `patchnet_tf.training.experiment.Progress`.
     """
 
     def __init__(self) -> None:

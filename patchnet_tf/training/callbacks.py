@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from . import pictures
-from .heatmaps import heatmap_model
-from .layers import check_positive
+from ..images import pictures
+from ..model.heatmaps import heatmap_model
+from ..model.layers import check_positive
 
 ACCURACIES = ("accuracy", "acc", "binary_accuracy")
 

@@ -28,12 +28,14 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from . import pictures, plots
-from .config import InputError, load_config
-from .files import replacing
-from .history import Row, read_history, seconds_per_epoch
-from .metrics import TITLES
-from .serving.validation import decode, one_line, parse_json
+from ..config import load_config
+from ..errors import InputError, one_line
+from ..evaluation.metrics import TITLES
+from ..files import parse_json, replacing
+from ..images import pictures
+from ..images.reading import decode
+from ..training.history import Row, read_history, seconds_per_epoch
+from . import plots
 
 # Bounds of the page: with five methods it has a few MB.
 EXTREMES = 4  # images in the grid that are the worst by AUROC, and as many of the best
@@ -68,7 +70,7 @@ class Part(BaseModel):
 
 
 class Mean(Part):
-    """A `patchnet_tf.metrics.Measure`."""
+    """A `patchnet_tf.evaluation.metrics.Measure`."""
 
     mean: Figure
     low: Figure = None

@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from . import experiment, plots
-from .config import Config, InputError
-from .data import Dataset, load_dataset
-from .experiment import Progress, silent
-from .files import write_json, write_rows
-from .heatmaps import heatmap_model
-from .history import seconds_per_epoch
-from .patchnet import PatchNet
-from .pictures import save_png, side_by_side
+from ..config import Config
+from ..data import Dataset, load_dataset
+from ..errors import InputError
+from ..files import write_json, write_rows
+from ..images.pictures import save_png, side_by_side
+from ..model.heatmaps import heatmap_model
+from ..model.patchnet import PatchNet
+from ..reporting import plots
+from ..training import experiment
+from ..training.experiment import Progress, silent
+from ..training.history import seconds_per_epoch
 
 SHOWN = 4  # images in heatmaps.png
 LOSS, ACCURACY, AUROC, SECONDS = (

@@ -1,4 +1,4 @@
-"""Charts, with matplotlib: SVG for pages, or uint8 arrays (h, w, 3) for `patchnet_tf.pictures.save_png`.
+"""Charts, with matplotlib: SVG for pages, or uint8 arrays (h, w, 3) for `save_png`.
 
 Decisions are drawn in the grey of heatmaps, and all charts can be read without colours.
 """

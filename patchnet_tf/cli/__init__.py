@@ -1,0 +1,8 @@
+"""The `patchnet` command."""
+
+
+def main() -> None:
+    """Run it."""
+    from . import commands
+
+    commands.main()

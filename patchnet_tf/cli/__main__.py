@@ -1,0 +1,5 @@
+"""`python -m patchnet_tf.cli`."""
+
+from . import main
+
+main()

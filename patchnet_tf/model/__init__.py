@@ -1,0 +1,1 @@
+"""S, G and their heatmaps: the layers and models of the paper."""

@@ -1,0 +1,1 @@
+"""Experiments of several runs: comparisons, convergence, features of nuclei."""

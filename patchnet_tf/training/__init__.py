@@ -1,0 +1,1 @@
+"""Training: runs, their checkpoints and history, callbacks, several devices."""

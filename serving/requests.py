@@ -1,0 +1,103 @@
+"""What a request may hold: pixels as lists, files in base64; and the HTTP status of each kind of error."""
+
+import base64
+import binascii
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from ..errors import FormatError, InputError, TooLargeError, UnfitError
+from ..images.reading import MAX_BYTES
+
+STATUS = {TooLargeError: 413, FormatError: 415, UnfitError: 422, InputError: 400}
+
+
+class RequestError(InputError):
+    """A request cannot be answered.
+
+    Attributes:
+        status: what an HTTP server answers: 404, there is no such thing; 408, it came too slowly; 503, not
+            now.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def status_of(error: InputError) -> int:
+    """Return what an HTTP server answers to an error of whoever sent the request.
+
+    400: it cannot be understood; 413: it is too large; 415: its format is not read; 422: it is understood,
+    but the model cannot take it.
+
+    Example:
+        >>> status_of(UnfitError("image: expected 3 channels"))
+        422
+    """
+    if isinstance(error, RequestError):
+        return error.status
+    return next(status for kind, status in STATUS.items() if isinstance(error, kind))
+
+
+def pixels_from_lists(rows: Any, what: str = "image") -> np.ndarray:
+    """Return the pixels of nested lists, as JSON has them: image[row][column][channel].
+
+    Returns:
+        (H, W, C), uint8.
+
+    Raises:
+        InputError: 400, not lists of lists of lists of one length each, or not whole numbers; 422, numbers
+            outside 0..255.
+
+    Example:
+        >>> pixels_from_lists([[[0, 128, 255]]])
+        array([[[  0, 128, 255]]], dtype=uint8)
+    """
+    shape = f"{what}: expected rows of pixels, each a list of one number per channel"
+    if type(rows) is not list or not rows:
+        raise InputError(f"{shape}. Received: {'no rows' if rows == [] else type_name(rows)}")
+    parts, sizes = [], set()
+    for row in rows:
+        if type(row) is not list or not row:
+            raise InputError(f"{shape}. Received: {'an empty row' if row == [] else type_name(row)} as row")
+        if odd := [pixel for pixel in row if type(pixel) is not list]:
+            raise InputError(f"{shape}. Received: {type_name(odd[0])} as pixel")
+        sizes.update((len(row), len(pixel)) for pixel in row)
+        numbers = list(chain.from_iterable(row))
+        if odd := [number for number in numbers if type(number) is not int]:
+            raise InputError(f"{what}: expected whole numbers. Received: {type_name(odd[0])}")
+        try:
+            parts.append(bytes(numbers))
+        except ValueError:
+            low, high = min(numbers), max(numbers)
+            span = f"{low} to {high}" if max(-low, high) < 10**9 else "numbers far beyond"
+            raise UnfitError(f"{what}: expected pixels in 0..255. Received: {span}") from None
+    if len(sizes) != 1:
+        raise InputError(f"{what}: expected rows of one length, and pixels of one number of channels")
+    return np.frombuffer(b"".join(parts), "uint8").reshape(len(rows), *sizes.pop())
+
+
+def file_from_base64(text: Any, what: str = "image", max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the bytes of a base64 text.
+
+    Raises:
+        InputError: 400, it is no such text; 413, there are too many bytes.
+    """
+    if type(text) is not str:
+        raise InputError(f"{what}: expected a text in base64. Received: {type_name(text)}")
+    if len(text) // 4 * 3 - 2 > max_bytes:
+        raise TooLargeError(
+            f"{what}: expected at most {max_bytes} bytes. Received: about {len(text) // 4 * 3}"
+        )
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InputError(f"{what}: not base64") from None
+
+
+def type_name(value: Any) -> str:
+    """Return what JSON calls a value, without showing it."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number with a fraction" if type(value) is float else "a number")
