@@ -8,33 +8,16 @@ give 1 to every heatmap. docs/metrics.md says which measure answers which questi
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ..images.pictures import check_heatmap, check_mask
+from .results import Mean
 
 RESAMPLES = 9999  # of an interval
-
-
-class Measure(NamedTuple):
-    """The mean of a measure and how sure it is; `_asdict()` of it goes into JSON.
-
-    Attributes:
-        mean: over the images where the measure is defined; NaN where it is defined for none.
-        low: lower end of the 95 % interval; NaN below two images.
-        high: upper end.
-        images: the number of images that the mean is over.
-        skipped: the number of the others.
-    """
-
-    mean: float
-    low: float
-    high: float
-    images: int
-    skipped: int
 
 
 def exact_match(heatmap: Any, mask: Any) -> float:
@@ -241,22 +224,22 @@ def per_image(heatmaps: Sequence[Any], masks: Sequence[Any]) -> dict[str, np.nda
     return {name: np.array([measure(*pair) for pair in pairs]) for name, measure in MEASURES.items()}
 
 
-def localization(heatmaps: Sequence[Any], masks: Sequence[Any]) -> dict[str, Measure]:
+def localization(heatmaps: Sequence[Any], masks: Sequence[Any]) -> dict[str, Mean]:
     """Average every measure over images, each over those for which it is defined.
 
     Args and errors are those of `per_image`.
 
     Returns:
-        A `Measure` for each name of `MEASURES`.
+        A `Mean` for each name of `MEASURES`.
 
     Example:
         >>> localization([[[0.2, 0.9]], [[0.2, 0.9]]], [[[0, 1]], [[0, 0]]])["recall"]
-        Measure(mean=1.0, low=nan, high=nan, images=1, skipped=1)
+        Mean(mean=1.0, low=nan, high=nan, images=1, skipped=1)
     """
     return {name: summarize(values) for name, values in per_image(heatmaps, masks).items()}
 
 
-def summarize(values: Any) -> Measure:
+def summarize(values: Any) -> Mean:
     """Average one figure over images, with its 95 % bootstrap interval over them.
 
     Percentile bootstrap of the mean (Efron and Tibshirani 1993, chapter 13), always of the same 9999
@@ -271,16 +254,16 @@ def summarize(values: Any) -> Measure:
 
     Example:
         >>> summarize([0.0, 1.0, 1.0, 1.0, float("nan")])
-        Measure(mean=0.75, low=0.25, high=1.0, images=4, skipped=1)
+        Mean(mean=0.75, low=0.25, high=1.0, images=4, skipped=1)
     """
     values = np.asarray(values, "float64").ravel()
     defined = values[~np.isnan(values)]
     mean = float(defined.mean()) if defined.size else float("nan")
     low, high = interval(np.mean, defined) if defined.size > 1 else (float("nan"),) * 2
-    return Measure(mean, low, high, defined.size, values.size - defined.size)
+    return Mean(mean, low, high, defined.size, values.size - defined.size)
 
 
-def classification(probabilities: Any, labels: Any) -> dict[str, Measure]:
+def classification(probabilities: Any, labels: Any) -> dict[str, Mean]:
     """Measure a classifier: cross-entropy, accuracy and area under the ROC curve, with their intervals.
 
     Args:
@@ -315,7 +298,7 @@ def classification(probabilities: Any, labels: Any) -> dict[str, Measure]:
     return {
         "loss": summarize(-np.log(right)),
         "accuracy": summarize((q > 0.5) == labels),
-        "auroc": Measure(float(area), *ends, *((q.size, 0) if zero.size and one.size else (0, q.size))),
+        "auroc": Mean(float(area), *ends, *((q.size, 0) if zero.size and one.size else (0, q.size))),
     }
 
 

@@ -70,7 +70,7 @@ class Part(BaseModel):
 
 
 class Mean(Part):
-    """A `patchnet_tf.evaluation.metrics.Measure`."""
+    """A `patchnet_tf.evaluation.results.Mean`."""
 
     mean: Figure
     low: Figure = None

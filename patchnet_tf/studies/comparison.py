@@ -85,7 +85,7 @@ def compare(config: Config, folder: str | Path, *, progress: Progress = silent) 
 
     Returns:
         What is in comparison.json: "models" with their figures, "methods" with "localization" (a
-        `metrics.Measure` for each measure, or None without masks) and "faithfulness" (areas and mean curves,
+        `results.Mean` for each measure, or None without masks) and "faithfulness" (areas and mean curves,
         or None without an image of class 1), "images" with the figures of each, "config" and "versions".
 
     Raises:
