@@ -17,9 +17,9 @@ import tf2onnx
 
 from ..config import SIDE
 from ..errors import InputError
+from ..files import place, staging, write_json
 from ..model.layers import ExtractPatches, check_positive, crop_center, gather_patches
 from ..serving import manifest
-from . import files
 from .graph import embed_constants, make_optional, replace
 from .metadata import DESCRIPTION, DOCS, describe, package_version
 from .signature import half_precision, signature, smallest_image
@@ -91,18 +91,18 @@ def to_onnx(
         raise InputError(f"{path}: exists already; --overwrite (overwrite=True) replaces it")
     shape = fixed_shape(model, size, batch)
     described = describe(model, precision, class_names, metadata or {})
-    with files.staging(path) as folder:
+    with staging(path) as folder:
         staged = folder / path.name
         onnx.save(convert(model, precision, shape, described), staged)
         run, runtime, _, _ = run_onnx(staged)
         tolerance = TOLERANCE[precision]
         verification = compare(path, signature(model), run, runtime, tolerance, trials(model, images, shape))
         vectors = path.with_suffix(".test_vectors.json")
-        files.write_json(verification.test_vectors(), folder / vectors.name)
+        write_json(folder / vectors.name, verification.test_vectors(), indent=None)
         add_entries("verification.json", {path.name: verification.record()}, folder, path)
         add_entries(manifest.NAME, manifest.manifest(folder), folder, path)
         for name in (vectors.name, "verification.json", manifest.NAME, path.name):
-            files.place(folder / name, path.with_name(name))
+            place(folder / name, path.with_name(name))
     return verification
 
 
@@ -135,7 +135,7 @@ def add_entries(name: str, entries: dict, folder: Path, path: Path) -> None:
         before = None
     if not isinstance(before, dict):
         raise InputError(f"{path.with_name(name)}: not written by an export; choose another folder")
-    files.write_json(before | entries, folder / name)
+    write_json(folder / name, before | entries)
 
 
 class GatheredPatches(ExtractPatches):

@@ -11,8 +11,9 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from ..errors import InputError
+from ..files import place, staging, write_json
 from ..serving import manifest
-from . import files
+from ..serving.versions import numbered
 from .metadata import describe
 from .signature import Signature, signature, smallest_image
 from .verification import TOLERANCE, Run, Verification, compare, trials
@@ -63,26 +64,20 @@ def to_saved_model(
     if (directory / "saved_model.pb").exists():
         raise InputError(f"{directory}: a version already; name the folder of the versions")
     described = describe(model, "float32", class_names, metadata or {})
-    target = directory / str(max(versions(directory), default=0) + 1)
-    with files.staging(target) as folder:
+    target = directory / str(max((number for number, _ in numbered(directory)), default=0) + 1)
+    with staging(target) as folder:
         staged = folder / target.name
         write(model, staged)
-        files.write_json(described, staged / METADATA)
+        write_json(staged / METADATA, described)
         run, runtime, shape, _ = run_saved_model(staged)
         tolerance = TOLERANCE[described["precision"]]
         batches = trials(model, images, shape)
         verification = compare(target, signature(model), run, runtime, tolerance, batches)
-        files.write_json(verification.test_vectors(), staged / "test_vectors.json")
-        files.write_json({"saved_model.pb": verification.record()}, staged / "verification.json")
-        files.write_json(manifest.manifest(staged), staged / manifest.NAME)
-        files.place(staged, target)
+        write_json(staged / "test_vectors.json", verification.test_vectors())
+        write_json(staged / "verification.json", {"saved_model.pb": verification.record()})
+        write_json(staged / manifest.NAME, manifest.manifest(staged))
+        place(staged, target)
     return verification
-
-
-def versions(directory: Path) -> list[int]:
-    """Return the version numbers in a folder, which may not exist."""
-    found = directory.iterdir() if directory.is_dir() else ()
-    return [int(path.name) for path in found if path.name.isdecimal()]
 
 
 def write(model: keras.Model, folder: Path) -> None:

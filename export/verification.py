@@ -14,6 +14,7 @@ import tensorflow as tf
 from ..data import check_images
 from ..errors import InputError
 from ..serving import Predictor
+from ..serving.versions import numbered
 from .metadata import describe
 from .signature import Signature, signature, smallest_image
 
@@ -158,10 +159,9 @@ def newest_version(path: Path) -> Path:
     """Return the SavedModel `path`, or the one of the highest number in it."""
     if (path / "saved_model.pb").is_file():
         return path
-    versions = [folder for folder in path.iterdir() if folder.name.isdecimal()]
-    if not versions:
+    if not (versions := numbered(path)):
         raise ValueError(f"{path}: neither a SavedModel nor a folder of its versions 1, 2, ...")
-    return max(versions, key=lambda folder: int(folder.name))
+    return versions[0][1]
 
 
 def run_onnx(path: Path) -> tuple[Run, str, tuple, dict[str, str]]:

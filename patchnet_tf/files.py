@@ -4,6 +4,8 @@ import contextlib
 import csv
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,39 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file of figures, none of which may be NaN or infinite."""
+@contextlib.contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """Give an empty folder on the file system of `target`, and remove it with what is left in it.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    # Folders on the way to the target that are not there yet stay away until there is something for them.
+    nearest = next(folder for folder in target.absolute().parents if folder.exists())
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".part-{target.name}-", dir=nearest))
+    except OSError as error:  # its name is that of the folder
+        raise OSError(error.errno, error.strerror, str(target)) from None
+    folder.chmod(0o755)  # mkdtemp's folders are for their owner alone
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def place(staged: Path, target: Path) -> None:
+    """Move a staged file or folder to its place; an OSError names the place."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staged, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Write a JSON file; no figure may be NaN or infinite. Without `indent` it is on one line."""
     with replacing(path) as part:
-        part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(value, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

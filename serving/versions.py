@@ -65,7 +65,7 @@ class Versions:
             ValueError: nothing is served yet, and nothing can be loaded; the message is of the highest one.
         """
         complaints = []
-        for number, path in found(self.path):
+        for number, path in find_versions(self.path):
             if self.current and (number, path) == (self.current.number, self.current.path):
                 return
             try:
@@ -108,12 +108,17 @@ class Versions:
         return Version(number, path, predict, batch is None and batches_are_exact(predict))
 
 
-def found(path: Path) -> list[tuple[int, Path]]:
+def find_versions(path: Path) -> list[tuple[int, Path]]:
     """Return the versions at `path`, the highest first, whole or not."""
     if path.is_file() or (path / "saved_model.pb").is_file() or list(path.glob("*.onnx")):
         return [(int(path.name) if path.name.isdecimal() else 1, path)]
-    numbered = [(int(entry.name), entry) for entry in path.glob("*") if entry.name.isdecimal()]
-    return sorted((entry for entry in numbered if entry[1].is_dir()), reverse=True)
+    return numbered(path)
+
+
+def numbered(folder: Path) -> list[tuple[int, Path]]:
+    """Return the folders 1, 2, ... of versions in `folder`, which need not exist, the highest first."""
+    versions = [(int(path.name), path) for path in folder.glob("*") if path.name.isdecimal()]
+    return sorted((version for version in versions if version[1].is_dir()), reverse=True)
 
 
 def batches_are_exact(predict: Predictor, seed: int = 0) -> bool:
