@@ -1,5 +1,8 @@
 """The errors that are for the person who made them; whoever catches them knows what to do with each kind."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class PatchNetError(Exception):
     """What all errors of this package have in common.
@@ -27,6 +30,29 @@ class FormatError(InputError):
 
 class UnfitError(InputError):
     """What was given can be read, but the model cannot take it."""
+
+
+class MissingExtraError(PatchNetError, ImportError):
+    """A package that an extra of this one brings is not installed."""
+
+    exit_code = 2
+
+
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Say what to install where the imports of this block need an extra that is missing.
+
+    Raises:
+        MissingExtraError: a package that is not this one could not be imported.
+    """
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except ImportError as error:
+        if (error.name or "").split(".")[0] == "patchnet_tf":
+            raise
+        raise MissingExtraError(f'needs more packages: pip install "patchnet-tf[{name}]" ({error})') from None
 
 
 def one_line(error: BaseException) -> str:

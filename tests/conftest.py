@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from patchnet_tf.cli import commands as cli
+from patchnet_tf.cli import app
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def patchnet(monkeypatch, capsys):
     def patchnet(*arguments):
         monkeypatch.setattr(sys, "argv", ["patchnet", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
-            cli.main()
+            app.main()
         out, err = capsys.readouterr()
         return left.value.code, out, err
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchnet_tf.cli import commands as cli
+from patchnet_tf.cli import studying
 from patchnet_tf.config import load_config
 from patchnet_tf.data import load_dataset
 from patchnet_tf.model.patchnet import PatchNet
@@ -99,8 +99,8 @@ def test_pictures_and_figures(tmp_path, monkeypatch):
 
 def test_command(patchnet, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    packaged = cli.packaged
-    monkeypatch.setattr(cli, "packaged", lambda name, overrides: packaged(name, [*QUICK, *overrides]))
+    packaged = studying.packaged
+    monkeypatch.setattr(studying, "packaged", lambda name, overrides: packaged(name, [*QUICK, *overrides]))
     code, out, err = patchnet("convergence", "--steps", "2", "--no-sweep")
     assert code == 0, err
     assert {"48", "16", "0.3333", "0.333", "0.982"} <= set(out.split())

@@ -1031,11 +1031,11 @@ def test_workers_do_not_outlive_their_parent(path, tmp_path):
     ],
 )
 def test_what_cannot_be_served(path, tmp_path, make, message, capsys, monkeypatch):
-    from patchnet_tf.cli import commands as cli
+    from patchnet_tf.cli import app
 
     monkeypatch.setattr("sys.argv", ["patchnet", "serve", str(make(tmp_path, path)), "--port", "0"])
     monkeypatch.setattr("patchnet_tf.serving.server.configure_logging", lambda: None)
     with pytest.raises(SystemExit) as caught:
-        cli.main()
+        app.main()
     assert caught.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]

@@ -3,6 +3,6 @@
 
 def main() -> None:
     """Run it."""
-    from . import commands
+    from . import app
 
-    commands.main()
+    app.main()

@@ -1,10 +1,12 @@
 """What a command says: results to stdout; progress, warnings and one-line errors to stderr; the exit code."""
 
 import contextlib
+import logging
 import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import InputError
+from ..errors import PatchNetError, extra
 
 PLAIN_SECONDS = 15  # between two lines of progress where there is no terminal
 
@@ -34,14 +36,30 @@ def stderr_closed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def heavy_imports(needed: str) -> Iterator[None]:
+    """Import silently what takes seconds; say which extra to install where a package of it is missing.
+
+    Imports of TensorFlow stand in such a block in each command, so that `--help` and errors in CONFIG are
+    answered at once.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with stderr_closed(), extra(needed):
+        yield
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of the number of models
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", category=UserWarning, module=r"patchnet_tf\.")
+    warnings.showwarning = lambda message, *where, **more: say("warning", str(message))
+
+
+@contextlib.contextmanager
 def one_line_errors(after_interrupt: str = "nothing was lost") -> Iterator[None]:
     """Turn what can go wrong into a line on stderr and the exit code."""
     try:
         yield
-    except InputError as error:
+    except PatchNetError as error:
         for line in str(error).splitlines():
             say("error", line)
-        raise typer.Exit(2) from None
+        raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         say("interrupted", after_interrupt)
         raise typer.Exit(130) from None

@@ -1,0 +1,173 @@
+"""`patchnet export` and `verify`."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ..config import Config, FilesData
+from ..errors import InputError
+from .console import Reporter, heavy_imports, one_line_errors, say
+from .options import RunFolder, read_size
+
+
+def export(
+    run: RunFolder,
+    file_format: Annotated[
+        Literal["onnx", "saved_model", "both"],
+        typer.Option("--format", help="onnx: one file, for ONNX Runtime; saved_model: for TF Serving."),
+    ] = "onnx",
+    precision: Annotated[
+        Literal["float32", "float16"],
+        typer.Option(help="float16: half the ONNX file, for graphics processors; elsewhere it is slower."),
+    ] = "float32",
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Fix the size of the ONNX file's images; by default any size does."),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Fix the number of images in a batch of the ONNX file."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="PATH.onnx, or a folder to put it in; for TF Serving PATH/1, PATH/2, ...; by default "
+            "`RUN/export/<name of the folder RUN>`.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an ONNX file that is there.")
+    ] = False,
+) -> None:
+    """Make one file for other people's applications: raw pixels in, probability and heatmap out.
+
+    The new file is run in its own runtime and compared with Keras, on held-back images of the run and on
+    generated ones; where a probability or a pixel of a heatmap differs by more than 0.0001 (float16: 0.005),
+    nothing is written and the exit code is 1. Beside it are written verification.json (the differences),
+    MANIFEST.json (sha256) and test vectors (images and answers, to check an application with).
+
+    Example: patchnet export runs/cells --format both --out served/cells
+    """
+    with one_line_errors():
+        options: dict[str, Any] = {"precision": precision, "size": read_size(size), "batch": batch}
+        if batch is not None and batch < 1:
+            raise InputError(f"--batch: expected a whole number of at least 1. Received: {batch}")
+        if file_format == "saved_model" and (precision != "float32" or size or batch or overwrite):
+            raise InputError("--precision, --size, --batch and --overwrite are for the ONNX file")
+        export_run(run, file_format, out, overwrite=overwrite, **options)
+
+
+def verify(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="ONNX file, or folder of a SavedModel.", show_default=False),
+    ],
+    run: RunFolder,
+) -> None:
+    """Compare an exported file with the run that it was made from, as `patchnet export` does.
+
+    Says whether the file was altered since (sha256), and the largest differences from Keras. The exit code
+    is 2 for a file that is altered, truncated or not ours, and 1 for one that computes something else.
+
+    Example: patchnet verify runs/cells/export/cells.onnx runs/cells
+    """
+    with one_line_errors():
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file")
+        config, model = open_patchnet(run)
+        exporter = load_exporter()
+        with Reporter() as progress:
+            progress("verifying", 0, 1)
+            verification = exporter.verify(model, path, images=held_back(config))
+            progress("verifying", 1, 1)
+        say_differences(verification)
+
+
+def export_run(folder: Path, file_format: str, out: Path | None, *, overwrite: bool, **options: Any) -> None:
+    """Export a run with progress; say where the files are and how they differ from Keras."""
+    config, model = open_patchnet(folder)
+    exporter = load_exporter()
+    name = folder.resolve().name
+    if out is None:
+        out = folder / "export" / name
+    elif file_format == "onnx" and out.is_dir() and not any(out.glob("*/saved_model.pb")):
+        out = out / name
+    elif out.suffix == ".onnx":
+        out = out.with_suffix("")
+    if not out.name:
+        raise InputError(f"--out: expected a path that ends with a name. Received: {out}")
+    settings: dict[str, Any] = {
+        "class_names": config.data.classes,
+        "metadata": {
+            "run": name,
+            "training_size": json.dumps(config.data.size if isinstance(config.data, FilesData) else None),
+            "training_config_sha256": hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest(),
+        },
+        "images": held_back(config),
+    }
+    formats = ["onnx", "saved_model"] if file_format == "both" else [file_format]
+    done = []
+    with Reporter() as progress:
+        for k, name in enumerate(formats):
+            progress("exporting", k, len(formats), f"{name}: converting, then comparing with Keras")
+            if name == "onnx":
+                path = out.with_name(f"{out.name}.onnx")
+                done.append(exporter.to_onnx(model, path, overwrite=overwrite, **options, **settings))
+            else:
+                done.append(exporter.to_saved_model(model, out, **settings))
+        progress("exporting", len(formats), len(formats))
+    for verification in done:
+        print(f"Exported {verification.path}")
+        say_differences(verification)
+    if "onnx" in formats:
+        print(
+            f'Run it: from patchnet_tf.serving import Predictor; Predictor("{done[0].path}")(image), '
+            "where image is uint8 (height, width, channels)"
+        )
+
+
+def open_patchnet(folder: Path) -> tuple[Config, Any]:
+    """Open a run whose model can be exported."""
+    with heavy_imports("train"):
+        from ..training.experiment import open_run
+
+    config, model = open_run(folder)
+    if config.model.kind != "patchnet":
+        raise InputError(
+            f"{folder}: only a PatchNet is exported, as its heatmap is part of the file. "
+            f"Received: model.kind {config.model.kind}"
+        )
+    return config, model
+
+
+def say_differences(verification: Any) -> None:
+    """Print the largest differences of an exported file from Keras."""
+    print(
+        f"Largest difference from Keras: probability {verification.probability:.1e}, "
+        f"heatmap {verification.heatmap:.1e} ({len(verification.batches)} batches, {verification.runtime})"
+    )
+
+
+def held_back(config: Config) -> Any:
+    """Return the validation images, or None, and a warning, where they are not there (any more)."""
+    from ..data import load_dataset
+
+    try:
+        return load_dataset(config).val.images
+    except (InputError, OSError):
+        say("warning", "the run's images cannot be read; comparing on generated ones alone")
+        return None
+
+
+def load_exporter() -> ModuleType:
+    """Import what converts models, silently."""
+    with heavy_imports("export"):
+        from .. import export as exporter
+    logging.disable(logging.WARNING)
+    return exporter

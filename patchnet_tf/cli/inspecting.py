@@ -1,0 +1,144 @@
+"""`patchnet evaluate`, `explain`, `report` and `data check`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..config import load_config
+from .console import Reporter, heavy_imports, one_line_errors, say, show
+from .options import ConfigFile, Overrides, RunFolder
+from .tables import data_table, evaluation_table, explained_table
+
+SIZES_SHOWN = 6  # of images, in `patchnet data check`
+
+
+def evaluate(run: RunFolder) -> None:
+    """Measure a run: validation loss, accuracy and AUROC; localization where masks are known.
+
+    Writes RUN/metrics.json, a picture of images, masks and heatmaps to RUN/heatmaps/, and all of it on one
+    page, RUN/report.html. A heatmap takes a few seconds, so many masks take a while.
+
+    Example: patchnet evaluate runs/cells
+    """
+    with one_line_errors():
+        evaluate_run(run)
+
+
+def explain(
+    run: RunFolder,
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Image files, each at least as large as a patch (or the crop, where the model has one).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to write; by default RUN/heatmaps.")
+    ] = None,
+    resize: Annotated[
+        bool,
+        typer.Option("--resize", help="Bring images to the size to which those of training were resized."),
+    ] = False,
+) -> None:
+    """Draw the heatmap of images: which parts speak for class 1 (white), which for class 0 (black).
+
+    Writes for each image NAME_heatmap.png (8-bit grey), NAME_heatmap.npy (float32, 0 to 1), both as large as
+    the image, and NAME_overlay.png (red for class 1, blue for class 0, with a legend). Values are never
+    rescaled: 0.5 means undecided in every picture; only of a baseline (model.kind) is the map, CAM or
+    Grad-CAM, scaled for each image. Colour images are read as grey where the model is grey,
+    and grey ones as RGB where it is RGB.
+
+    Example: patchnet explain runs/cells new/*.png --out maps
+    """
+    with one_line_errors():
+        with heavy_imports("train"):
+            from ..training import experiment
+        with Reporter() as progress:
+            explained = experiment.explain(run, images, out, resize=resize, progress=progress)
+        show(explained_table(explained))
+        print(f"Heatmaps: {out or run / 'heatmaps'}")
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of a run or of a comparison.", show_default=False)
+    ],
+) -> None:
+    """Put what a run or a comparison found on one page, FOLDER/report.html, anew.
+
+    `patchnet evaluate` does so too; do it again after `patchnet explain` has drawn heatmaps. The page holds
+    its pictures and loads nothing: it opens without a network, and can be sent as it is.
+
+    Example: patchnet report runs/cells
+    """
+    with one_line_errors():
+        write_page(folder)
+
+
+def data_check(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to write the contact sheet; by default the current folder."),
+    ] = None,
+) -> None:
+    """Look for what is wrong with the data set of CONFIG, all of it at once, and draw a contact sheet.
+
+    Counts images by split and class; finds images that are missing, unreadable or of another size, labels
+    that are none, masks that do not fit, and images that are in two splits (a leak), in both classes, twice
+    in one split, or nearly empty; and files that are passed over, in subfolders or masks without an image.
+    Images are the same when their pixels are: a copy that was resized or compressed is not found. The
+    contact sheet, `<name in CONFIG>-contact-sheet.png`, shows up to 24 images of each split and class with
+    the outlines of their masks. The exit code is 2 when there are errors; warnings alone leave it 0.
+
+    Example: patchnet data check configs/folder.yaml --set data.path=~/cells
+    """
+    with one_line_errors():
+        settings = load_config(config, overrides or [])
+        with heavy_imports("train"):
+            from ..data.check import check
+            from ..images.pictures import save_png
+
+        with Reporter() as progress:
+            checked = check(settings, progress)
+        if checked.counts:
+            show(data_table(checked))
+        sizes = [f"{h} x {w} ({count})" for (h, w), count in checked.sizes.most_common(SIZES_SHOWN)]
+        more = len(checked.sizes) - len(sizes)
+        print(f"Sizes, height x width: {', '.join(sizes) or 'none'}{f' and {more} more' if more > 0 else ''}")
+        if checked.masks:
+            print(f"Masks: {checked.masks}")
+        if checked.sheet is not None:
+            path = (out or Path()) / f"{settings.name}-contact-sheet.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_png(checked.sheet, path)
+            print(f"Contact sheet: {path}")
+        for kind, lines in (("warning", checked.warnings), ("error", checked.errors)):
+            for line in lines:
+                say(kind, line)
+        print(f"Errors: {len(checked.errors)}, warnings: {len(checked.warnings)}")
+        if checked.errors:
+            raise typer.Exit(2)
+
+
+def evaluate_run(folder: Path) -> None:
+    """Evaluate with progress and print the table."""
+    with heavy_imports("train"):
+        from ..training import experiment
+
+    with Reporter() as progress:
+        measured = experiment.evaluate(folder, progress=progress)
+    show(evaluation_table(measured))
+    write_page(folder)
+
+
+def write_page(folder: Path) -> None:
+    """Write report.html and say where it is."""
+    with heavy_imports("train"):
+        from ..reporting.report import write_report
+
+    print(f"Report: {write_report(folder)}")

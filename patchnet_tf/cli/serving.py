@@ -1,0 +1,77 @@
+"""`patchnet serve`."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..errors import InputError, extra
+from .console import one_line_errors
+
+
+def serve(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="ONNX file, SavedModel, or the folder of their versions, NAME/1, NAME/2, ...",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name in the addresses; by default that of MODEL.", show_default=False)
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address; 0.0.0.0 for every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="For HTTP.")] = 8080,
+    grpc_port: Annotated[int, typer.Option(min=-1, max=65535, help="For gRPC; -1 for none.")] = 8081,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with the model.")] = 1,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Of ONNX files.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=0, help="Of a worker; 0: one per core.")] = 0,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 2**24,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 2**20,
+    max_images: Annotated[int, typer.Option(min=1, help="In a request.")] = 32,
+    max_batch: Annotated[int, typer.Option(min=1, help="Images computed at once; 1: no batches.")] = 8,
+    max_waiting: Annotated[int, typer.Option(min=1, help="Images that wait; more get 503.")] = 64,
+    grace: Annotated[int, typer.Option(min=0, help="Seconds to end requests after SIGTERM.")] = 30,
+) -> None:
+    """Serve an exported model: HTTP, gRPC, and a page to drop images on.
+
+    Answers TF Serving's /v1/models/NAME:predict and the V2 protocol, both by REST and V2 by gRPC too; says
+    whether it is ready at /v2/health/ready, and gives Prometheus's metrics at /metrics. Of a folder of
+    versions the highest is served, and a new one is picked up. SIGTERM or Ctrl-C ends the requests that have
+    begun, then the server. Needs `pip install "patchnet-tf[serve]"`.
+
+    Example: patchnet serve runs/cells/export/cells.onnx
+    """
+    with one_line_errors():
+        if not model.exists():
+            raise InputError(f"{model}: there is no such file or folder")
+        name = name or (model.stem if model.is_file() else model.resolve().name)
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise InputError(f"--name: expected letters, digits, '_', '-' and '.'. Received: {name}")
+        with extra("serve"):
+            from ..serving import server
+        limits = server.Limits(max_bytes, max_pixels, max_images)
+        options = server.Options(
+            model,
+            name,
+            host,
+            port,
+            None if grpc_port < 0 else grpc_port,
+            workers,
+            device,
+            threads,
+            limits,
+            max_batch,
+            max_waiting,
+            grace,
+        )
+
+        def announce(address: str) -> None:
+            print(f"Serving {name}: http://{address}/ has a page to try it", flush=True)
+
+        try:
+            server.serve(options, announce)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(str(error)) from None
