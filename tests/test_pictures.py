@@ -5,6 +5,12 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from PIL import features
 
 from patchnet_tf.images import pictures
 
@@ -120,17 +126,81 @@ def test_text_grows_with_the_picture():
 @pytest.mark.parametrize(
     ("name", "plain"),
     [
-        ("Müller", "Muller"),
-        ("ﬁn", "fin"),
-        ("猫", "?"),
+        ("Mu\u0308ller", "Müller"),
         ("a\nb", "a?b"),
+        ("\udcff", "?"),
         (1, "1"),
         ("x" * 50, "x" * 29 + "..."),
     ],
 )
-def test_class_names_that_cannot_be_drawn_are_replaced(name, plain):
+def test_class_names_on_one_line(name, plain):
     got, expected = (pictures.legend(("0", text)) for text in (name, plain))
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("word", ["Müller", "ﬁn", "мышь", "Ωμέγα", "été", "čšž"])
+def test_words_of_other_scripts_are_drawn(word):
+    """Matplotlib draws the same letters with the same font."""
+    figure = Figure(figsize=(3, 1), dpi=100)
+    figure.text(0.05, 0.5, word, fontsize=36, family="DejaVu Sans")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+
+    def letters(picture):
+        """Cut out the ink, as 16 x 48 shares."""
+        dark = np.asarray(picture)[..., :3].mean(-1) < 128
+        rows, columns = np.flatnonzero(dark.any(1)), np.flatnonzero(dark.any(0))
+        cut = dark[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return cv2.resize(cut.astype("float32"), (48, 16), interpolation=cv2.INTER_AREA)
+
+    got, expected = letters(pictures.written(word, 77)), letters(canvas.buffer_rgba())
+    assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.9
+
+
+def test_letters_of_arabic_are_joined():
+    if not features.check("raqm"):
+        pytest.skip("this Pillow was built without Raqm")
+
+    def islands(text):
+        return cv2.connectedComponents(ink(pictures.written(text, 100)).astype("uint8"))[0] - 1
+
+    assert islands("سمس") == 1
+    assert islands("س م س") == 3
+
+
+def test_a_font_of_the_system_draws_what_dejavu_has_not(tmp_path, monkeypatch):
+    """A font whose only letters are two squares, of 1 and of 1/2 em."""
+    monkeypatch.setattr(fontManager, "ttflist", list(fontManager.ttflist))
+    monkeypatch.setattr(pictures, "font_for", pictures.font_for.__wrapped__)
+    box, other = (pictures.written(letter, 200) for letter in "猫犬")
+    assert ink(box).any()
+    np.testing.assert_array_equal(box, other)  # the box of a letter that no font has
+    fontManager.addfont(squares(tmp_path / "squares.ttf", {"猫": 1000, "犬": 500}))
+    cat, dog = (pictures.written(letter, 200) for letter in "猫犬")
+    np.testing.assert_allclose([ink(cat).sum(), ink(dog).sum()], [130**2, 65**2], rtol=0.05)
+
+
+def squares(path, sides):
+    """Write a font with a square for each letter, of so many thousandths of an em."""
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder([".notdef", *(f"s{side}" for side in sides.values())])
+    font.setupCharacterMap({ord(letter): f"s{side}" for letter, side in sides.items()})
+    glyphs = {}
+    for name, side in [(".notdef", 10), *((f"s{side}", side) for side in sides.values())]:
+        pen = TTGlyphPen(None)
+        pen.moveTo((0, 0))
+        for corner in ((0, side), (side, side), (side, 0)):
+            pen.lineTo(corner)
+        pen.closePath()
+        glyphs[name] = pen.glyph()
+    font.setupGlyf(glyphs)
+    font.setupHorizontalMetrics({name: (1000, 0) for name in glyphs})
+    font.setupHorizontalHeader(ascent=1000, descent=0)
+    font.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+    font.setupOS2(usWeightClass=400)
+    font.setupPost()
+    font.save(path)
+    return path
 
 
 @pytest.mark.parametrize("bad", ["01", ("0",), ("0", "1", "2")])

@@ -222,7 +222,7 @@ def thumbnail(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 
 def contact_sheet(seen: list[Seen], names: tuple[str, str]) -> np.ndarray | None:
     """Draw the thumbnails, with their names, by split and class; None where there is none."""
-    names, parts = pictures.printable_names(names), []
+    names, parts = pictures.short_names(names), []
     for split in SPLITS:
         for label in (0, 1):
             of_kind = [one for one in seen if (one.split, one.label) == (split, label)]
@@ -249,5 +249,5 @@ def cell(one: Seen) -> np.ndarray:
     stem = one.name.rpartition("/")[2].rpartition(".")[0] or one.name
     stem = stem if len(stem) <= NAME else f"{stem[: NAME // 2 - 2]}..{stem[-NAME // 2 :]}"
     picture = pictures.framed(one.thumbnail)
-    part = pictures.stack([picture, pictures.written(stem, 14)])
+    part = pictures.stack([picture, pictures.written(stem, 14)[:, : THUMBNAIL + 10]])
     return pictures.widened(part, THUMBNAIL + 10)

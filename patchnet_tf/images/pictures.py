@@ -1,16 +1,19 @@
-"""Pictures of heatmaps: grey maps, overlays, legends and strips, as uint8 arrays, with numpy and OpenCV.
+"""Pictures of heatmaps: grey maps, overlays, legends and strips, as uint8 arrays, with numpy and Pillow.
 
 Colours never depend on the picture: the same Q has the same grey and the same colour everywhere.
 """
 
+import io
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import cv2
+import matplotlib
 import numpy as np
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageDraw, ImageFont, features
 
 from ..files import replacing
 
@@ -19,7 +22,7 @@ BLUE, RED = np.array([5, 113, 176]), np.array([202, 0, 32])
 STRENGTH = 0.65  # how much of the colour a certain decision gets: the image stays visible below it
 
 PAGE, INK, FRAME = 255, 30, 128
-FONT = cv2.FONT_HERSHEY_SIMPLEX
+FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 LINE = 20  # height in pixels of a line of text on a picture of up to PAGE_WIDTH pixels
 PAGE_WIDTH = 1000
 SMALLEST = 128  # strips enlarge an image until its longer side has this many pixels
@@ -68,7 +71,7 @@ def overlay(image: Any, heatmap: Any) -> np.ndarray:
             "The image and its heatmap must have the same size. "
             f"Received: image {image.shape[:2]}, heatmap {q.shape[:2]} (height, width)"
         )
-    below = image if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    below = image if image.shape[2] == 1 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
     share = STRENGTH * np.abs(2 * q - 1)  # (H, W, 1)
     return np.rint((1 - share) * below + share * np.where(q < 0.5, BLUE, RED)).astype("uint8")
 
@@ -83,8 +86,10 @@ def legend(
     """Draw the scale of a heatmap: a bar from 0 to 1, "undecided" at 0.5 and a class name at each end.
 
     Args:
-        class_names: names of class 0 and class 1. Letters that OpenCV cannot draw lose their accents
-            or become "?"; names of more than 32 characters are cut.
+        class_names: names of class 0 and class 1, in any script that a font has: DejaVu Sans, which is
+            always there (Latin, Greek, Cyrillic, Arabic, ...), or else a font of the system that has all the
+            letters, as for Chinese. A letter that no font has is drawn as an empty box; names of more than
+            32 characters are cut.
         colours: "grey", "overlay" or "both", one bar beside the other.
         line: height of a line of text in pixels.
         stretched: of maps that are scaled from 0 to 1 for each image, as CAM and Grad-CAM are: 0.5 is not
@@ -101,7 +106,7 @@ def legend(
     """
     if colours not in ("grey", "overlay", "both"):
         raise ValueError(f'`colours` must be "grey", "overlay" or "both". Received: colours={colours!r}')
-    zero, one = printable_names(class_names)
+    name0, name1 = short_names(class_names)
     q = np.repeat(np.linspace(1, 0, 4 * line)[:, None], line, axis=1)  # (4 lines, 1 line), 1 on top
     bars = {"grey": rgb(grey(q)), "overlay": overlay(np.full((*q.shape, 1), 192), q)}
     row = [blank(q.shape[0] + 2, line // 2)]
@@ -109,9 +114,9 @@ def legend(
         if colours in (name, "both"):
             row += [framed(bar), blank(len(row[0]), line // 2)]
     text = [
-        written(f"1  {one}", line),
+        written(f"1  {name1}", line),
         written("0.5" if stretched else "0.5  undecided", line),
-        written(f"0  {zero}", line),
+        written(f"0  {name0}", line),
     ]
     gap = len(row[0]) - 3 * line
     row += [stack([text[0], blank(gap // 2, 1), text[1], blank(gap - gap // 2, 1), text[2]])]
@@ -179,7 +184,7 @@ def strip(
         >>> maps = heatmap_model(model).predict(images)
         >>> save_png(strip(images, maps, model.predict(images)), "strip.png")
     """
-    names = printable_names(class_names)
+    names = short_names(class_names)
     probabilities = np.ravel(probabilities)
     given = {"images": images, "heatmaps": heatmaps, "probabilities": probabilities}
     given |= {} if labels is None else {"labels": np.ravel(labels)}
@@ -233,7 +238,7 @@ def side_by_side(
         >>> maps = {"p = 11": maps_11, "p = 31": maps_31}
         >>> save_png(side_by_side(images, maps, {"p = 11": q_11, "p = 31": q_31}), "patch-sizes.png")
     """
-    names = printable_names(class_names)
+    names = short_names(class_names)
     given = {"images": images} | {f"heatmaps of {name}": maps for name, maps in heatmaps.items()}
     given |= {f"probabilities of {name}": q for name, q in probabilities.items()}
     given |= {} if labels is None else {"labels": np.ravel(labels)}
@@ -277,8 +282,9 @@ def save_png(picture: Any, path: str | Path) -> None:
 
 def to_png(picture: Any) -> bytes:
     """Return the PNG file of a picture, as `save_png` writes it."""
-    picture = check_picture(picture)
-    return cv2.imencode(".png", picture if picture.ndim == 2 else picture[..., ::-1])[1].tobytes()
+    file = io.BytesIO()
+    Image.fromarray(check_picture(picture)).save(file, "PNG")
+    return file.getvalue()
 
 
 def check_counts(given: Mapping[str, Any]) -> None:
@@ -343,19 +349,18 @@ def check_picture(picture: Any) -> np.ndarray:
     return picture
 
 
-def printable_names(class_names: Sequence[str]) -> tuple[str, str]:
-    """Return the two class names in letters that `cv2.putText` can draw, cut where they are too long."""
+def short_names(class_names: Sequence[str]) -> tuple[str, str]:
+    """Return the two class names, cut where they are too long."""
     if isinstance(class_names, str) or len(class_names) != 2:
         raise ValueError(
             f"`class_names` must be the names of class 0 and class 1. Received: class_names={class_names!r}"
         )
 
-    def printable(name: str) -> str:
-        letters = [c for c in unicodedata.normalize("NFKD", str(name)) if not unicodedata.combining(c)]
-        text = "".join(c if " " <= c <= "~" else "?" for c in letters)
+    def short(name: str) -> str:
+        text = unicodedata.normalize("NFC", str(name))
         return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3] + "..."
 
-    return printable(class_names[0]), printable(class_names[1])
+    return short(class_names[0]), short(class_names[1])
 
 
 # What follows puts a page together from RGB parts, (h, w, 3) uint8, on white.
@@ -381,7 +386,7 @@ def rgb(picture: np.ndarray) -> np.ndarray:
 def framed(picture: np.ndarray) -> np.ndarray:
     """Draw a thin frame around a part."""
     # Without a frame the white of a heatmap would run into the page.
-    return cv2.copyMakeBorder(picture, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(FRAME, FRAME, FRAME))
+    return np.pad(picture, ((1, 1), (1, 1), (0, 0)), constant_values=FRAME)
 
 
 def enlarged(picture: np.ndarray) -> np.ndarray:
@@ -448,7 +453,30 @@ def in_rows(
 
 def written(text: str, line: int) -> np.ndarray:
     """Draw one line of text, `line` pixels high and as wide as it needs to be."""
-    scale, thickness = line / LINE * 0.45, max(1, line // LINE)
-    width = cv2.getTextSize(text, FONT, scale, thickness)[0][0]
-    part = blank(line, width + line // 5)
-    return cv2.putText(part, text, (0, line * 14 // 20), FONT, scale, (INK,) * 3, thickness, cv2.LINE_AA)
+    # Line breaks and other control characters, and bytes of file names that are no text, have no glyph.
+    text = "".join("?" if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
+    font = ImageFont.truetype(font_for(text), line * 13 // 20)
+    # Without Raqm letters stand from left to right, unjoined. With it, the page still reads from the left.
+    options = {"anchor": "ls", "direction": "ltr" if features.check("raqm") else None}
+    left, _, right, _ = font.getbbox(text, **options)
+    start = -min(0, int(left))  # some letters begin left of their place
+    part = Image.new("RGB", (start + int(right) + line // 5, line), (PAGE,) * 3)
+    ImageDraw.Draw(part).text((start, line * 14 // 20), text, (INK,) * 3, font, **options)
+    return np.asarray(part)
+
+
+@cache
+def font_for(text: str) -> Path:
+    """Return the file of the first font that has every letter, DejaVu Sans where none has."""
+    letters = set(map(ord, text))
+    if letters <= FT2Font(FONT).get_charmap().keys():
+        return FONT
+    from matplotlib.font_manager import fontManager  # its first import looks for the system's fonts
+
+    regular = [font for font in fontManager.ttflist if (font.style, font.weight) == ("normal", 400)]
+    for font in sorted(regular, key=lambda font: font.name):
+        if font.name.startswith("Last Resort"):  # which has a box for every letter
+            continue
+        if letters <= FT2Font(font.fname).get_charmap().keys():
+            return Path(font.fname)
+    return FONT
