@@ -336,12 +336,13 @@ def test_configurations_of_this_project(path, monkeypatch):
     head = path.read_text().partition("\n\n")[0]
     assert f"configs/{path.name}" in head
     if "_patchnet" in path.stem:
-        assert path.stem.endswith(f"_patchnet{config.model.patch_size}")
+        one_size = path.stem.endswith(f"_patchnet{config.model.patch_size}")
+        assert one_size or "--patch-sizes 11,17,31" in head  # the paper's of the nuclei
         assert (config.training.learning_rate, config.training.batch_size) == (1e-4, 4)
 
 
 @pytest.mark.parametrize(
-    "data", ["isic2017_patchnet21", "dtd_patchnet31", "bj_nih3t3_patchnet17", "bj_mcf10a_patchnet17"]
+    "data", ["isic2017_patchnet21", "dtd_patchnet31", "bj_nih3t3_patchnet", "bj_mcf10a_patchnet"]
 )
 @pytest.mark.parametrize(("end", "kind"), [("cam", "vgg19_cam"), ("vgg11", "vgg11")])
 def test_baselines_of_this_project(data, end, kind, monkeypatch):
