@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,10 +80,32 @@ NewSize = Annotated[
 Texture = Literal["brick", "grass", "gravel"]
 
 
+@dataclass(frozen=True)
+class MayChange:
+    """Marks a key that does not belong to a run's identity: a run may go on with another value."""
+
+
 class Section(BaseModel):
     """What all parts of a configuration have in common: no unknown key, no converted value."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the values that make a run this run and no other: all but those marked `MayChange`.
+
+        Returns:
+            {"model.depth": 7, ...}.
+        """
+        values: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if MayChange() in field.metadata:
+                continue
+            if isinstance(value, Section):
+                values |= {f"{name}.{key}": of_key for key, of_key in value.identity().items()}
+            else:
+                values[name] = value
+        return values
 
 
 Folders = Annotated[
@@ -94,12 +117,27 @@ Folders = Annotated[
 Channels = Annotated[Literal[1, 3], expect("1 (grey) or 3 (RGB)")]
 
 
-class FilesData(Section):
-    """What data sets of image files have in common."""
+class DataSection(Section):
+    """What all data sets have in common."""
 
     kind: str
+
+    @property
+    def resized_to(self) -> tuple[int, int] | None:
+        """The (height, width) that its images were brought to, or None."""
+        return None
+
+
+class FilesData(DataSection):
+    """What data sets of image files have in common."""
+
     path: Text  # where it is; ~ and $VARIABLES work
     size: NewSize | None = None  # resize every image to this; needed where they differ
+
+    @property
+    def resized_to(self) -> tuple[int, int] | None:
+        """The (height, width) that its images were brought to, or None."""
+        return self.size
 
 
 class DtdData(FilesData):
@@ -125,7 +163,8 @@ class FolderData(FilesData):
     # The class folders, class 0 (black) first; None: the two that there are, in sorted order.
     classes: Folders | None = None
     channels: Channels | None = None  # None: 1 where all training images are grey
-    mask: Name | None = None  # kind of the masks that localization is measured against
+    # Kind of the masks that localization is measured against.
+    mask: Annotated[Name | None, MayChange()] = None
 
 
 class Isic2017Data(FilesData):
@@ -137,7 +176,9 @@ class Isic2017Data(FilesData):
         tuple[Literal["benign"], Literal["melanoma"]], Field(strict=False), expect("[benign, melanoma]")
     ] = ("benign", "melanoma")
     # Measure localization on the lesions (part 1), or on the union of the dermoscopic features (part 2).
-    mask: Annotated[Literal["lesion", "features"], expect('"lesion", "features" or null')] | None = None
+    mask: Annotated[
+        Annotated[Literal["lesion", "features"], expect('"lesion", "features" or null')] | None, MayChange()
+    ] = None
 
 
 class ManifestData(FilesData):
@@ -154,7 +195,7 @@ class ManifestData(FilesData):
     channels: Channels | None = None  # None: 1 where all training images are grey
 
 
-class TexturesData(Section):
+class TexturesData(DataSection):
     """Crops of two of the photographs inside scikit-image. See `patchnet_tf.data.textures`."""
 
     kind: Literal["textures"]
@@ -171,7 +212,7 @@ class TexturesData(Section):
     collage_size: Annotated[int, Field(ge=1, le=256), expect("a whole number from 1 to 256")] = 128
 
 
-class SquaresData(Section):
+class SquaresData(DataSection):
     """A black image, and one with a white square in the middle. See `patchnet_tf.data.squares`."""
 
     kind: Literal["squares"]
@@ -243,7 +284,7 @@ class Training(Section):
 
     learning_rate: Rate = 1e-4
     batch_size: Count = 4
-    epochs: Count = 10_000  # at most
+    epochs: Annotated[Count, MayChange()] = 10_000  # at most
     patience: Count = 1000
     stop_when_accurate: Flag = True  # the paper's other rule: end when the training accuracy is 100 %
     balanced: Flag = False  # each epoch as many images of one class as of the other
@@ -299,7 +340,7 @@ class Config(Section):
         BeforeValidator(patchnet_by_default),
     ]
     training: Training = Training()
-    comparison: Comparison = Comparison()
+    comparison: Annotated[Comparison, MayChange()] = Comparison()
 
     def to_yaml(self) -> str:
         """Return the configuration with every default written out, as `load_config` reads it."""

@@ -12,7 +12,7 @@ import pytest
 from patchnet_tf.data import Examples
 from patchnet_tf.data.batches import Batches
 from patchnet_tf.errors import InputError
-from patchnet_tf.training.distribution import Share, Team, assemble
+from patchnet_tf.training.distribution import ProcessGroup, Shard, join_group
 
 from .small import image_folder
 
@@ -24,23 +24,23 @@ def examples(count):
     return Examples(np.arange(count, dtype="uint8").reshape(count, 1, 1, 1), np.arange(count) % 2)
 
 
-def shares(count, team_size, processes, seed=None, batch_size=4):
+def shards(count, devices, processes, seed=None, batch_size=4):
     """What all processes get: [[(images, labels or more) of each batch] of each process]."""
     batches = Batches(examples(count), batch_size, seed)
-    teams = [Team(team_size, process, processes) for process in range(processes)]
-    shared = [team.share(batches) for team in teams]
-    return [[share[k] for k in range(len(share))] for share in shared]
+    groups = [ProcessGroup(devices, rank, processes) for rank in range(processes)]
+    sharded = [group.shard(batches) for group in groups]
+    return [[shard[k] for k in range(len(shard))] for shard in sharded]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_validation_shares_are_all_images(processes):
+def test_validation_shards_are_all_images(processes):
     """9 images on 4 devices: 4, 4 and 1 with 3 of weight 0. The weights sum up to 12, as the images do."""
-    got = shares(9, 4, processes)
-    assert all(len(batch) == 3 for share in got for batch in share)
-    assert {len(x) for share in got for batch in share for x in batch} == {4 // processes}
+    parts = shards(9, 4, processes)
+    assert all(len(batch) == 3 for shard in parts for batch in shard)
+    assert {len(x) for shard in parts for batch in shard for x in batch} == {4 // processes}
     images, labels, weights = (
         np.concatenate(
-            [batch[k].ravel() for batch_of_all in zip(*got, strict=True) for batch in batch_of_all]
+            [batch[k].ravel() for batch_of_all in zip(*parts, strict=True) for batch in batch_of_all]
         )
         for k in range(3)
     )
@@ -54,49 +54,50 @@ def test_validation_shares_are_all_images(processes):
 
 
 def test_no_weights_where_none_are_needed():
-    got = shares(8, 2, 2)
-    assert [len(batch) for share in got for batch in share] == [2] * 4
-    assert [batch[0].ravel().tolist() for batch in got[0]] == [[0, 1], [4, 5]]
-    assert [batch[0].ravel().tolist() for batch in got[1]] == [[2, 3], [6, 7]]
+    parts = shards(8, 2, 2)
+    assert [len(batch) for shard in parts for batch in shard] == [2] * 4
+    assert [batch[0].ravel().tolist() for batch in parts[0]] == [[0, 1], [4, 5]]
+    assert [batch[0].ravel().tolist() for batch in parts[1]] == [[2, 3], [6, 7]]
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(8, [4, 4]), (10, [4, 4, 2]), (9, [4, 4]), (11, [4, 4, 2])])
 def test_training_leaves_out_what_does_not_divide(count, sizes):
     whole = Batches(examples(count), 4, seed=0)
-    got = shares(count, 2, 2, seed=0)
-    assert [[len(images) for images, _ in share] for share in got] == [[size // 2 for size in sizes]] * 2
+    parts = shards(count, 2, 2, seed=0)
+    assert [[len(images) for images, _ in shard] for shard in parts] == [[size // 2 for size in sizes]] * 2
     for k, size in enumerate(sizes):
-        together = np.concatenate([share[k][0] for share in got])
+        together = np.concatenate([shard[k][0] for shard in parts])
         np.testing.assert_array_equal(together, whole[k][0][:size])
 
 
-def test_one_device_shares_nothing():
+def test_one_device_gets_the_batches_as_they_are():
     batches = Batches(examples(3), 4)
-    assert Team().share(batches) is batches
+    assert ProcessGroup().shard(batches) is batches
 
 
-def test_what_cannot_be_shared():
+def test_what_cannot_be_sharded():
     with pytest.raises(InputError, match=r"training.batch_size: expected a multiple of 3.*Received: 4"):
-        Share(Batches(examples(9), 4, seed=0), Team(3))
+        Shard(Batches(examples(9), 4, seed=0), ProcessGroup(3))
     with pytest.raises(InputError, match="at least 4 training images"):
-        Share(Batches(examples(3), 4, seed=0), Team(4))
+        Shard(Batches(examples(3), 4, seed=0), ProcessGroup(4))
 
 
 def test_alone():
-    team = assemble(None)
-    assert (team.devices, team.process, team.processes, team.leads) == (1, 0, 1, True)
-    assert team.at_first(lambda: b"done") == b"done"
+    group = join_group(None)
+    assert (group.devices, group.rank, group.size, group.is_main) == (1, 0, 1, True)
+    assert group.on_main(lambda: b"done") == b"done"
 
 
 def test_the_wrong_backend():
     with pytest.raises(InputError, match=r"data_parallel needs .*KERAS_BACKEND=jax. Received: Keras on tens"):
-        assemble("data_parallel")
+        join_group("data_parallel")
 
 
 TRAIN = """
 import json, sys
-from patchnet_tf import experiment
-from patchnet_tf.errors import InputError, load_config
+from patchnet_tf.training import experiment
+from patchnet_tf.config import load_config
+from patchnet_tf.errors import InputError
 
 def train(folder, *options, **more):
     trained = experiment.train(load_config(sys.argv[1], options), folder, **more)
@@ -166,11 +167,11 @@ print(json.dumps({
 }))
 """
     os.makedirs(tmp_path / "runs")
-    got = result(start(f"import os; os.chdir({str(tmp_path / 'runs')!r})" + script, config))
-    assert len(got["one"]) == 2
-    np.testing.assert_allclose(got["two"], got["one"], atol=1e-5)
-    assert "multiple of 2, the number of devices. Received: 3" in got["refused"][0]
-    assert "snapshot_every: expected null" in got["refused"][1]
+    trained = result(start(f"import os; os.chdir({str(tmp_path / 'runs')!r})" + script, config))
+    assert len(trained["one"]) == 2
+    np.testing.assert_allclose(trained["two"], trained["one"], atol=1e-5)
+    assert "multiple of 2, the number of devices. Received: 3" in trained["refused"][0]
+    assert "snapshot_every: expected null" in trained["refused"][1]
     assert sorted(f.name for f in (tmp_path / "runs").iterdir()) == ["one", "two"]
 
 
@@ -223,8 +224,8 @@ print(json.dumps([two, refusal(folder, parallel)]))
     expected = result(alone)
     assert len(expected) == 2
     for process in processes:
-        got, refused = result(process)
-        np.testing.assert_allclose(got, expected, atol=1e-6)
+        losses, refused = result(process)
+        np.testing.assert_allclose(losses, expected, atol=1e-6)
         assert "process0: holds a run already" in refused
     assert (tmp_path / "process0" / "model.keras").is_file()
     assert not (tmp_path / "process1").exists()

@@ -69,7 +69,7 @@ def test_run_folder(run, small):
 def test_kill_in_the_middle_of_an_epoch_and_resume(run, small, tmp_path):
     kill_in_epoch_3 = """
 import os, signal, sys
-from patchnet_tf import experiment
+from patchnet_tf.training import experiment
 from patchnet_tf.config import load_config
 
 def kill(task, done, total, note=""):

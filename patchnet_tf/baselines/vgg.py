@@ -13,7 +13,9 @@ from ..model.layers import ZeroToOne, check_crop
 from ..model.patchnet import check_image_shape, standardize
 
 FILTERS = (64, 128, 256, 512, 512)
-SMALLEST = {"vgg19_cam": 8, "vgg11": 32}  # side of what the convolutions see: pooling halves it to one
+# Side of what the convolutions see: pooling halves it to one pixel.
+SMALLEST_VGG19_CAM = 8
+SMALLEST_VGG11 = 32
 
 
 def vgg19_cam(
@@ -53,7 +55,7 @@ def vgg19_cam(
         >>> vgg19_cam((224, 224, 3)).get_layer("block5_conv4").output.shape
         (None, 28, 28, 512)
     """
-    image, x = front(input_shape, SMALLEST["vgg19_cam"], preprocessing, mean, std, crop)
+    image, x = front(input_shape, SMALLEST_VGG19_CAM, preprocessing, mean, std, crop)
     x = blocks(x, convolutions=(2, 2, 4, 4, 4), pooled=3, width=width)
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
     return keras.Model(image, decision(x), name=name)
@@ -94,7 +96,7 @@ def vgg11(
         raise ValueError(
             f"VGG-11's linear layers need a height and a width. Received: input_shape={input_shape}"
         )
-    image, x = front(input_shape, SMALLEST["vgg11"], preprocessing, mean, std, crop, resize)
+    image, x = front(input_shape, SMALLEST_VGG11, preprocessing, mean, std, crop, resize)
     x = blocks(x, convolutions=(1, 1, 2, 2, 2), pooled=5, width=width)
     x = keras.layers.Flatten(name="flat")(x)
     units = share_of(4096, width)

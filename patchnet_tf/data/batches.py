@@ -5,7 +5,8 @@ import keras
 import numpy as np
 
 from ..errors import InputError
-from . import Examples, check_images
+from ..images.pixels import check_images
+from .dataset import Examples
 
 
 class Batches(keras.utils.PyDataset):

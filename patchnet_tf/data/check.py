@@ -15,13 +15,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..config import Config, FilesData
+from ..config import Config
 from ..errors import InputError
 from ..images import pictures
 from ..images.pixels import resized, resized_mask
 from ..images.reading import read_image
-from . import Dataset, Progress, list_files, load_dataset
+from ..progress import Progress, silent
+from .dataset import Dataset
 from .files import SPLITS, Listing, channels_of, in_threads, other_size
+from .sources import list_files, load_dataset
 
 SHOWN = 24  # thumbnails of a split and class
 COLUMNS = 8
@@ -32,7 +34,7 @@ FLAT = 1.0  # an image whose grey levels have a smaller standard deviation shows
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found.
+    """What `check` says.
 
     Attributes:
         class_names: of class 0 and class 1.
@@ -79,7 +81,7 @@ class Seen(NamedTuple):
     problem: str | None
 
 
-def check(config: Config, progress: Progress | None = None) -> Report:
+def check(config: Config, progress: Progress = silent) -> Report:
     """Look at all images of a configuration's data set.
 
     Args:
@@ -93,10 +95,10 @@ def check(config: Config, progress: Progress | None = None) -> Report:
         >>> check(load_config("configs/demo.yaml")).counts["train", 0]
         64
     """
-    if isinstance(config.data, FilesData):
-        listing = list_files(config.data)
+    listing = list_files(config.data)
+    if listing:
         names, warnings = listing.class_names, list(listing.remarks)
-        seen, errors = look_at_files(config.data, listing, progress)
+        seen, errors = look_at_files(listing, progress)
     else:
         data = load_dataset(config, progress)
         names, warnings = data.class_names, []
@@ -106,8 +108,7 @@ def check(config: Config, progress: Progress | None = None) -> Report:
         line = f"the same image: {', '.join(place(one, names) for one in group)}"
         if len({one.split for one in group}) > 1:
             # Data that are made, like the squares, may be meant so.
-            found = errors if isinstance(config.data, FilesData) else warnings
-            found.append(f"{line}; a leak between splits")
+            (errors if listing else warnings).append(f"{line}; a leak between splits")
         elif len({one.label for one in group}) > 1:
             errors.append(f"{line}; it cannot be of both classes")
         else:
@@ -133,9 +134,7 @@ def check(config: Config, progress: Progress | None = None) -> Report:
     )
 
 
-def look_at_files(
-    data: FilesData, listing: Listing, progress: Progress | None
-) -> tuple[list[Seen], list[str]]:
+def look_at_files(listing: Listing, progress: Progress) -> tuple[list[Seen], list[str]]:
     """Read every image and mask that is listed; return what was seen, and errors."""
     entries = sorted(listing.entries, key=lambda entry: (SPLITS.index(entry.split), entry.label))
     channels = listing.channels or channels_of(listing)
@@ -150,17 +149,17 @@ def look_at_files(
             problem = entry.complaint(error)
         seen = seen_of(str(entry.path), entry.split, entry.label, image, mask)
         if number in shown:
-            small = None if mask is None else resized_mask(mask, data.size)
-            seen = seen._replace(thumbnail=thumbnail(resized(image, data.size), small))
+            small = None if mask is None else resized_mask(mask, listing.size)
+            seen = seen._replace(thumbnail=thumbnail(resized(image, listing.size), small))
         return seen._replace(problem=problem)
 
     errors, seen = list(listing.complaints), []
-    for entry, got in zip(entries, in_threads(look, range(len(entries)), progress), strict=True):
-        if isinstance(got, InputError):
-            errors.append(entry.complaint(got))
+    for entry, result in zip(entries, in_threads(look, range(len(entries)), progress), strict=True):
+        if isinstance(result, InputError):
+            errors.append(entry.complaint(result))
         else:
-            seen.append(got)
-    if data.size is None and (other := next((one for one in seen if one.size != seen[0].size), None)):
+            seen.append(result)
+    if listing.size is None and (other := next((one for one in seen if one.size != seen[0].size), None)):
         errors.append(other_size(seen[0].name, seen[0].size, other.name, other.size))
     return seen, errors
 

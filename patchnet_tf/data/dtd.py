@@ -17,25 +17,27 @@ from .folder import image_files
 URL = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
 
 
-def listing(data: DtdData) -> Listing:
+def list_files(data: DtdData) -> Listing:
     """List the photographs of the two classes."""
-    found = Listing(data.classes, data.size, 3)
+    listing = Listing(data.classes, data.size, 3)
     root = Path(data.path)
     images = (root / "dtd" if (root / "dtd").is_dir() else root) / "images"
     if not images.is_dir():
-        found.complaints.append(f"{images}: no such folder; fetch dtd-r1.0.1.tar.gz from {URL} and unpack it")
-        return found
+        listing.complaints.append(
+            f"{images}: no such folder; fetch dtd-r1.0.1.tar.gz from {URL} and unpack it"
+        )
+        return listing
     for label, name in enumerate(data.classes):
         if not (images / name).is_dir():
-            there = ", ".join(sorted(d.name for d in images.iterdir() if d.is_dir())) or "none"
-            found.complaints.append(f"{images / name}: no such class (data.classes). Received: {there}")
+            classes = ", ".join(sorted(d.name for d in images.iterdir() if d.is_dir())) or "none"
+            listing.complaints.append(f"{images / name}: no such class (data.classes). Received: {classes}")
             continue
         paths = image_files(images / name)
         if len(paths) < data.train + data.val:
-            found.complaints.append(
+            listing.complaints.append(
                 f"{images / name}: expected at least {data.train} + {data.val} images, to train on and to "
                 f"validate. Received: {len(paths)}"
             )
         for k, path in enumerate(paths[: data.train + data.val]):
-            found.entries.append(Entry("train" if k < data.train else "val", label, path))
-    return found
+            listing.entries.append(Entry("train" if k < data.train else "val", label, path))
+    return listing

@@ -17,7 +17,8 @@ import numpy as np
 from ..errors import InputError
 from ..images.pixels import resized, resized_mask
 from ..images.reading import is_grey, read_image
-from . import Dataset, Examples, Masked, Progress
+from ..progress import Progress, silent
+from .dataset import Dataset, Examples, Masked
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
@@ -74,7 +75,7 @@ class Listing:
     remarks: list[str] = field(default_factory=list)
 
 
-def read(listing: Listing, progress: Progress | None = None) -> Dataset:
+def read(listing: Listing, progress: Progress = silent) -> Dataset:
     """Read all images of a list into memory, on all cores, and the masks of the validation images.
 
     Raises:
@@ -93,11 +94,11 @@ def read(listing: Listing, progress: Progress | None = None) -> Dataset:
         mask = entry.mask(image.shape[:2]) if entry.mask and entry.split == "val" else None
         return resized(image, listing.size), None if mask is None else resized_mask(mask, listing.size)
 
-    for k, got in enumerate(in_threads(prepared, entries, progress)):
-        if isinstance(got, InputError):
-            complaints.append(entries[k].complaint(got))
+    for k, result in enumerate(in_threads(prepared, entries, progress)):
+        if isinstance(result, InputError):
+            complaints.append(entries[k].complaint(result))
             continue
-        image, mask = got
+        image, mask = result
         if not images.size:
             first, images = entries[k], np.empty((len(entries), *image.shape), "uint8")
         if image.shape == images.shape[1:]:
@@ -133,7 +134,7 @@ def refuse(complaints: Sequence[str]) -> None:
 
 
 def in_threads(
-    function: Callable[[Item], Result], items: Sequence[Item], progress: Progress | None = None
+    function: Callable[[Item], Result], items: Sequence[Item], progress: Progress = silent
 ) -> Iterator[Result | InputError]:
     """Yield what the function returns for each item, in order, or the InputError that it raises.
 
@@ -149,7 +150,7 @@ def in_threads(
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         for done, result in enumerate(pool.map(caught, items), 1):
-            if progress and len(items) >= STEP and (done % STEP == 0 or done == len(items)):
+            if len(items) >= STEP and (done % STEP == 0 or done == len(items)):
                 progress("reading images", done, len(items))
             yield result
     finally:

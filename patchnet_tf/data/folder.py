@@ -26,35 +26,35 @@ from ..errors import InputError
 from .files import SUFFIXES, Entry, Listing, read_mask
 
 
-def listing(data: FolderData) -> Listing:
+def list_files(data: FolderData) -> Listing:
     """List the images and masks below `data.path`."""
     root = Path(data.path)
-    found = Listing(data.classes or ("0", "1"), data.size, data.channels, data.mask or "masks")
+    listing = Listing(data.classes or ("0", "1"), data.size, data.channels, data.mask or "masks")
     if not root.is_dir():
-        found.complaints.append(f"{root}: no such folder (data.path)")
-        return found
+        listing.complaints.append(f"{root}: no such folder (data.path)")
+        return listing
     files: dict[str, dict[str, list[Path]]] = {}
     for split in ("train", "val"):
         try:
             files[split] = class_files(root / split, data.classes)
         except InputError as error:
-            found.complaints.append(str(error))
+            listing.complaints.append(str(error))
     names = [tuple(of_split) for of_split in files.values()]
     if len(set(names)) == 2:
-        found.complaints.append(
+        listing.complaints.append(
             f"{root}: the classes below train and val must have the same names. "
             f"Received: {', '.join(names[0])} and {', '.join(names[1])}"
         )
     if names:
-        found.class_names = names[0]
-    if any((root / "test" / name).is_dir() for name in found.class_names):
+        listing.class_names = names[0]
+    if any((root / "test" / name).is_dir() for name in listing.class_names):
         try:
-            files["test"] = class_files(root / "test", found.class_names)
+            files["test"] = class_files(root / "test", listing.class_names)
         except InputError as error:
-            found.complaints.append(str(error))
+            listing.complaints.append(str(error))
     for split, of_split in files.items():
         for label, (name, paths) in enumerate(of_split.items()):
-            found.remarks += [
+            listing.remarks += [
                 f"{folder}: a subfolder of a class; its images are not read"
                 for folder in sorted((root / split / name).iterdir())
                 if folder.is_dir()
@@ -64,33 +64,33 @@ def listing(data: FolderData) -> Listing:
             for path in paths:
                 mask = root / "masks" / split / name / f"{path.stem}__{data.mask}.png"
                 masked = label == 1 and data.mask and mask.is_file()
-                found.entries.append(Entry(split, label, path, partial(read_mask, mask) if masked else None))
-    shown = [entry for entry in found.entries if entry.split == "val" and entry.label == 1]
+                listing.entries.append(
+                    Entry(split, label, path, partial(read_mask, mask) if masked else None)
+                )
+    shown = [entry for entry in listing.entries if entry.split == "val" and entry.label == 1]
     if data.mask and shown and not any(entry.mask for entry in shown):
-        folder, first = (
-            root / "masks" / "val" / found.class_names[1],
-            f"{shown[0].path.stem}__{data.mask}.png",
-        )
-        found.complaints.append(f"{folder}: no mask of the kind {data.mask!r} (data.mask), such as {first}")
+        folder = root / "masks" / "val" / listing.class_names[1]
+        first = f"{shown[0].path.stem}__{data.mask}.png"
+        listing.complaints.append(f"{folder}: no mask of the kind {data.mask!r} (data.mask), such as {first}")
     if data.mask and shown:
         stems = {f"{entry.path.stem}__{data.mask}" for entry in shown}
-        masks = (root / "masks" / "val" / found.class_names[1]).glob(f"*__{glob.escape(data.mask)}.png")
-        found.remarks += [
+        masks = (root / "masks" / "val" / listing.class_names[1]).glob(f"*__{glob.escape(data.mask)}.png")
+        listing.remarks += [
             f"{mask}: no image has this mask" for mask in sorted(masks) if mask.stem not in stems
         ]
-    return found
+    return listing
 
 
 def class_files(folder: Path, classes: tuple[str, str] | None) -> dict[str, list[Path]]:
     """Return the sorted image files of class 0 and class 1 below `folder`."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a data set has train/<class>/ and val/<class>/")
-    there = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
-    names = classes or there
-    if len(names) != 2 or not set(names) <= set(there):
-        wanted = "two class folders" + (" (data.classes chooses)" if len(there) > 2 else "")
+    present = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+    names = classes or present
+    if len(names) != 2 or not set(names) <= set(present):
+        wanted = "two class folders" + (" (data.classes chooses)" if len(present) > 2 else "")
         wanted = f"the class folders {' and '.join(classes)}" if classes else wanted
-        raise InputError(f"{folder}: expected {wanted}. Received: {', '.join(there) or 'none'}")
+        raise InputError(f"{folder}: expected {wanted}. Received: {', '.join(present) or 'none'}")
     files = {name: image_files(folder / name) for name in names}
     if empty := [name for name in names if not files[name]]:
         suffixes = ", ".join(sorted(SUFFIXES))

@@ -33,13 +33,13 @@ FEATURES = ("pigment_network", "negative_network", "milia_like_cyst", "streaks")
 URL = "https://challenge.isic-archive.com/data/#2017"
 
 
-def listing(data: Isic2017Data) -> Listing:
+def list_files(data: Isic2017Data) -> Listing:
     """List the images of the CSV files of part 3, and their masks."""
     root = Path(data.path)
-    found = Listing(data.classes, data.size, 3, data.mask or "masks")
+    listing = Listing(data.classes, data.size, 3, data.mask or "masks")
     if not root.is_dir():
-        found.complaints.append(f"{root}: no such folder (data.path); {URL} has the images")
-        return found
+        listing.complaints.append(f"{root}: no such folder (data.path); {URL} has the images")
+        return listing
     seen: dict[str, str] = {}
     for split, part in PARTS.items():
         images, labels = root / f"ISIC-2017_{part}_Data", root / f"ISIC-2017_{part}_Part3_GroundTruth.csv"
@@ -50,40 +50,40 @@ def listing(data: Isic2017Data) -> Listing:
         missing = [path for path in wanted if not path.exists()]
         for path in missing:
             name = path.name if path == labels else f"{path.name}.zip"
-            found.complaints.append(f"{path}: missing; fetch {name} from {URL}")
+            listing.complaints.append(f"{path}: missing; fetch {name} from {URL}")
         if images in missing or labels in missing:
             continue
         try:
-            add_rows(found, split, labels, images, masks if data.mask and masks.is_dir() else None, seen)
+            add_rows(listing, split, labels, images, masks if data.mask and masks.is_dir() else None, seen)
         except InputError as error:
-            found.complaints.append(str(error))
-    return found
+            listing.complaints.append(str(error))
+    return listing
 
 
 def add_rows(
-    found: Listing, split: str, labels: Path, images: Path, masks: Path | None, seen: dict[str, str]
+    listing: Listing, split: str, labels: Path, images: Path, masks: Path | None, seen: dict[str, str]
 ) -> None:
     """Add the rows of one CSV file; `seen` has the row of each id so far."""
-    there = set()
+    labels_seen = set()
     for row, cells in read_rows(labels, ("image_id", "melanoma")):
         name = cells["image_id"].strip()
         path = images / f"{name}.jpg"
         try:
             label = read_label(cells["melanoma"])
         except InputError as error:
-            found.complaints.append(f"{row}: {name}: melanoma: {error}")
+            listing.complaints.append(f"{row}: {name}: melanoma: {error}")
             continue
-        there.add(label)
+        labels_seen.add(label)
         if name in seen:
-            found.complaints.append(f"{row}: {name}: this image_id is there already, in {seen[name]}")
+            listing.complaints.append(f"{row}: {name}: this image_id is there already, in {seen[name]}")
         elif not path.is_file():
-            found.complaints.append(f"{row}: {path}: no such file, but it is listed")
+            listing.complaints.append(f"{row}: {path}: no such file, but it is listed")
         else:
-            mask = mask_reader(path, masks, found.mask) if masks and label == 1 else None
-            found.entries.append(Entry(split, label, path, mask, row))
+            mask = mask_reader(path, masks, listing.mask) if masks and label == 1 else None
+            listing.entries.append(Entry(split, label, path, mask, row))
         seen.setdefault(name, row)
-    for label in {0, 1} - there:
-        found.complaints.append(f"{labels}: no image of class {label} ({found.class_names[label]})")
+    for label in {0, 1} - labels_seen:
+        listing.complaints.append(f"{labels}: no image of class {label} ({listing.class_names[label]})")
 
 
 def mask_reader(image: Path, masks: Path, kind: str) -> partial:

@@ -19,38 +19,38 @@ from ..errors import InputError
 from .files import SPLITS, Entry, Listing, read_label, read_mask, read_rows
 
 
-def listing(data: ManifestData) -> Listing:
+def list_files(data: ManifestData) -> Listing:
     """List the images of the CSV file."""
     file = Path(data.path)
-    found = Listing(data.classes, data.size, data.channels)
+    listing = Listing(data.classes, data.size, data.channels)
     seen: dict[Path, str] = {}
-    there = {(split, label): False for split in ("train", "val") for label in (0, 1)}
+    present = {(split, label): False for split in ("train", "val") for label in (0, 1)}
     try:
         for row, cells in read_rows(file, ("path", "label", "split")):
             try:
                 entry = read_entry(file.parent, row, cells)
             except InputError as error:
-                found.complaints.append(f"{row}: {error}")
+                listing.complaints.append(f"{row}: {error}")
                 continue
-            there[entry.split, entry.label] = True
+            present[entry.split, entry.label] = True
             # A test split is optional, but one of one class has no AUROC.
-            there.setdefault((entry.split, 1 - entry.label), False)
+            present.setdefault((entry.split, 1 - entry.label), False)
             if entry.path in seen:
-                found.complaints.append(f"{row}: {entry.path} is there already, in {seen[entry.path]}")
+                listing.complaints.append(f"{row}: {entry.path} is there already, in {seen[entry.path]}")
             elif not entry.path.is_file():
-                found.complaints.append(f"{row}: {entry.path}: no such file, but it is listed")
+                listing.complaints.append(f"{row}: {entry.path}: no such file, but it is listed")
             else:
-                found.entries.append(entry)
+                listing.entries.append(entry)
             seen.setdefault(entry.path, row)
     except InputError as error:
-        found.complaints.append(str(error))
-        return found
-    found.complaints += [
-        f"{file}: no image of class {label} ({found.class_names[label]}) in the split {split}"
-        for (split, label), any_there in there.items()
-        if not any_there
+        listing.complaints.append(str(error))
+        return listing
+    listing.complaints += [
+        f"{file}: no image of class {label} ({listing.class_names[label]}) in the split {split}"
+        for (split, label), any_image in present.items()
+        if not any_image
     ]
-    return found
+    return listing
 
 
 def read_entry(folder: Path, row: str, cells: dict[str, str]) -> Entry:

@@ -7,11 +7,13 @@ import numpy as np
 
 from ..config import SquaresData
 from ..errors import InputError
-from . import Dataset, Examples, Masked
+from .dataset import Dataset, Examples, Masked
 
 
-def load(data: SquaresData) -> Dataset:
+def load(data: SquaresData, seed: int = 0) -> Dataset:
     """Draw the two images, (size, size, 1) uint8, 0 or 255; the mask of the second is its square.
+
+    Nothing in them is random, so `seed` changes nothing.
 
     Raises:
         InputError: the square is larger than the image.

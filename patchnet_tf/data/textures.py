@@ -8,7 +8,7 @@ import numpy as np
 import skimage.data
 
 from ..config import TexturesData
-from . import Dataset, Examples, Masked
+from .dataset import Dataset, Examples, Masked
 
 HALF = 256
 

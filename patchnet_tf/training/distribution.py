@@ -30,52 +30,52 @@ BACKENDS = {"mirrored": "tensorflow", "data_parallel": "jax"}
 
 
 @dataclass(frozen=True)
-class Team:
-    """Who trains together.
+class ProcessGroup:
+    """The processes that train together, and their devices.
 
     Attributes:
         devices: their number, in all processes.
-        process: the number of this process.
-        processes: how many there are.
+        rank: the number of this process, from 0.
+        size: how many processes there are.
         scope: the context in which the model is made and trained.
     """
 
     devices: int = 1
-    process: int = 0
-    processes: int = 1
+    rank: int = 0
+    size: int = 1
     scope: contextlib.AbstractContextManager = field(default_factory=contextlib.nullcontext)
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the process that writes files."""
-        return self.process == 0
+    def is_main(self) -> bool:
+        """Whether this is the process that reads and writes the run folder."""
+        return self.rank == 0
 
-    def share(self, batches: Batches) -> keras.utils.PyDataset:
+    def shard(self, batches: Batches) -> keras.utils.PyDataset:
         """Return what this process gives to `fit`.
 
         Raises:
             InputError: the batches or the images cannot be divided among the devices.
         """
-        return batches if self.devices == 1 else Share(batches, self)
+        return batches if self.devices == 1 else Shard(batches, self)
 
-    def at_first(self, action: Callable[[], bytes]) -> bytes:
-        """Let process 0 do something; return its result, or raise its InputError, in every process."""
-        if self.processes == 1:
+    def on_main(self, action: Callable[[], bytes]) -> bytes:
+        """Let the main process do something; return its result, or raise its InputError, in every process."""
+        if self.size == 1:
             return action()
         message = b""
-        if self.leads:
+        if self.is_main:
             try:
                 message = b"+" + action()
             except InputError as error:
                 message = b"-" + str(error).encode()
-        message = broadcast(message, self.leads)
+        message = broadcast(message, self.is_main)
         if message[:1] == b"-":
             raise InputError(message[1:].decode())
         return message[1:]
 
 
-def assemble(kind: str | None) -> Team:
-    """Bring the devices of `training.distribution` together.
+def join_group(kind: str | None) -> ProcessGroup:
+    """Join the processes and devices of `training.distribution`.
 
     Args:
         kind: "mirrored", "data_parallel", or None: one device.
@@ -84,7 +84,7 @@ def assemble(kind: str | None) -> Team:
         InputError: Keras runs on another backend than `kind` needs, or the processes did not find each other.
     """
     if kind is None:
-        return Team()
+        return ProcessGroup()
     if (backend := keras.backend.backend()) != BACKENDS[kind]:
         raise InputError(
             f"training.distribution: {kind} needs the environment variable KERAS_BACKEND={BACKENDS[kind]}. "
@@ -94,7 +94,7 @@ def assemble(kind: str | None) -> Team:
         import tensorflow as tf
 
         strategy = tf.distribute.MirroredStrategy()
-        return Team(strategy.num_replicas_in_sync, scope=strategy.scope())
+        return ProcessGroup(strategy.num_replicas_in_sync, scope=strategy.scope())
 
     import jax
 
@@ -107,21 +107,21 @@ def assemble(kind: str | None) -> Team:
                 "training.distribution: the processes did not find each other by KERAS_DISTRIBUTION_"
                 f"JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID ({str(error).splitlines()[0]})"
             ) from None
-    # `Share` divides the batches among the processes.
+    # `Shard` divides the batches among the processes.
     distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
-    return Team(jax.device_count(), jax.process_index(), jax.process_count(), distribution.scope())
+    return ProcessGroup(jax.device_count(), jax.process_index(), jax.process_count(), distribution.scope())
 
 
-def broadcast(message: bytes, leads: bool) -> bytes:
-    """Return the message of process 0, which every JAX process calls this for."""
+def broadcast(message: bytes, is_main: bool) -> bytes:
+    """Return the message of the main process, which every JAX process calls this for."""
     from jax.experimental import multihost_utils
 
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
-    content = np.frombuffer(message, "uint8") if leads else np.zeros(size, "uint8")
+    content = np.frombuffer(message, "uint8") if is_main else np.zeros(size, "uint8")
     return np.asarray(multihost_utils.broadcast_one_to_all(content)).tobytes()
 
 
-class Share(keras.utils.PyDataset):
+class Shard(keras.utils.PyDataset):
     """Batches of which every device gets an equal part, and of each the part of this process.
 
     Where the images of an epoch do not divide evenly, the last batch cannot be shared as it is. In training
@@ -131,41 +131,41 @@ class Share(keras.utils.PyDataset):
 
     Args:
         batches: of all devices together.
-        team: the devices and this process.
+        group: the devices and this process.
 
     Raises:
         InputError: the size of a batch is no multiple of the number of devices, or there are fewer training
             images than devices.
     """
 
-    def __init__(self, batches: Batches, team: Team) -> None:
+    def __init__(self, batches: Batches, group: ProcessGroup) -> None:
         super().__init__()
         self.batches = batches
-        self.team = team
-        if batches.batch_size % team.devices:
+        self.group = group
+        if batches.batch_size % group.devices:
             raise InputError(
-                f"training.batch_size: expected a multiple of {team.devices}, the number of devices. "
+                f"training.batch_size: expected a multiple of {group.devices}, the number of devices. "
                 f"Received: {batches.batch_size}"
             )
         self.fill = batches.seed is None
         if not len(self):
-            raise InputError(f"expected at least {team.devices} training images, one for each device")
+            raise InputError(f"expected at least {group.devices} training images, one for each device")
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         last = self.batches.count - (len(self.batches) - 1) * self.batches.batch_size  # images in the last
-        return len(self.batches) - (last < self.team.devices and not self.fill)
+        return len(self.batches) - (last < self.group.devices and not self.fill)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Return this process's part of batch `index`: images, labels and, to fill up, weights."""
         arrays = self.batches[index]
-        count, devices = len(arrays[0]), self.team.devices
+        count, devices = len(arrays[0]), self.group.devices
         missing = -self.batches.count % devices
         if self.fill and missing:
             total = self.batches.count + missing
             kept = np.append(np.arange(count), np.zeros(-count % devices, int))
             weights = np.where(np.arange(len(kept)) < count, total / self.batches.count, 0)
             arrays = (*(array[kept] for array in arrays), weights.astype("float32")[:, None])
-        size = len(arrays[0]) // devices * devices // self.team.processes
-        part = slice(self.team.process * size, (self.team.process + 1) * size)
+        size = len(arrays[0]) // devices * devices // self.group.size
+        part = slice(self.group.rank * size, (self.group.rank + 1) * size)
         return tuple(array[part] for array in arrays)

@@ -1,0 +1,79 @@
+"""The model of a configuration, standardized by the images that it is trained on."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import keras
+import numpy as np
+
+from ..config import Config
+from ..data import Dataset, check_images
+from ..errors import InputError
+from ..model.layers import GammaCorrection, ShadesOfGray
+from .kinds import kind_of
+
+LAYERS = {"gamma": GammaCorrection, "shades_of_gray": ShadesOfGray}  # by their kind in a configuration
+
+
+def build(config: Config, data: Dataset, *, measured: bool = True) -> keras.Model:
+    """Make the model of a configuration, standardized by the pixels that it is trained on.
+
+    Args:
+        config: its `model` says which.
+        data: what it will be trained on.
+        measured: False leaves mean and standard deviation of the pixels at their defaults, which takes no
+            time: to find out whether the model can be made.
+
+    Raises:
+        InputError: an image is smaller than the model needs, or the model's arguments do not fit together.
+    """
+    kind = kind_of(config)
+    smallest = kind.smallest_image(config.model)
+    for split, examples in (("train", data.train), ("val", data.val), ("masked", data.masked)):
+        if examples:
+            check_images(examples.images, smallest=smallest, what=f"{split} images")
+    arguments = config.model.model_dump(exclude={"kind"})
+    arguments["preprocessing"] = preprocessing = [
+        LAYERS[step.kind](**step.model_dump(exclude={"kind"}), name=f"preprocessing_{k}")
+        for k, step in enumerate(config.model.preprocessing, 1)
+    ]
+    height, width, channels = data.train.images.shape[1:]
+    shape = (height, width, channels) if kind.fixed_size(config.model) else (None, None, channels)
+    try:
+        if measured:
+            pixels = model_pixels(data.train.images, preprocessing, config.model.crop)
+            arguments["mean"], arguments["std"] = mean_and_std(pixels)
+        return kind.network(shape, **arguments)
+    except ValueError as error:
+        raise InputError(f"model: {error}") from None
+
+
+def model_pixels(
+    images: np.ndarray, preprocessing: Sequence[keras.layers.Layer] = (), crop: tuple[int, int] | None = None
+) -> Iterator[np.ndarray]:
+    """Yield the preprocessed pixels of the crop, one image after another: (h, w, C) in 0..1, float64.
+
+    Args:
+        images: (N, H, W, C), uint8.
+        preprocessing: layers that take and return (B, H, W, C) images in 0..1.
+        crop: (height, width) of the central region; None means all of it.
+    """
+    height, width = crop or images.shape[1:3]
+    top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
+    for image in images:
+        pixels = image / 255
+        for layer in preprocessing:
+            pixels = keras.ops.convert_to_numpy(layer(pixels[None]))[0].astype("float64")
+        yield pixels[top : top + height, left : left + width]
+
+
+def mean_and_std(images: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel of images (H, W, C) in 0..1."""
+    count, total, squares = 0, 0.0, 0.0
+    for image in images:
+        count += image[..., 0].size
+        total += image.sum(axis=(0, 1))
+        squares += np.square(image).sum(axis=(0, 1))
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    # Images of one colour have no deviation to divide by: one grey level stands for it.
+    return mean.tolist(), np.maximum(std, 1 / 255).tolist()

@@ -1,0 +1,76 @@
+"""What is to know about a kind of model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from ...config import ModelSection
+
+# Takes an image (H, W, C) and what to tell the share that is done, and returns its map, (H, W) in [0, 1].
+Draw = Callable[[np.ndarray, Callable[[float], None]], np.ndarray]
+
+
+class Names(NamedTuple):
+    """A model and the method that draws its maps, as files and as tables call them.
+
+    Attributes:
+        slug: of the model, in names of files.
+        label: of the model, in tables.
+        method: slug of the method.
+        method_label: of the method.
+    """
+
+    slug: str
+    label: str
+    method: str
+    method_label: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model.
+
+    Attributes:
+        section: its section in a configuration, `model`.
+        network: what builds it: an image shape (H, W, C) and, by name, the section's keys but `kind`, to a
+            Keras model.
+        drawing: takes a model, and returns what draws the map of an image.
+        smallest: takes a section, and returns the (height, width) that the model must see at least.
+        names: takes a section, and returns how files and tables call the model and its method.
+        min_max_normalized: whether each map is scaled from its lowest to its highest value; otherwise its
+            values are decisions, and 0.5 means undecided.
+        fixed_size: takes a section, and returns whether all images must have the size of those of training.
+        snapshots: whether its heatmaps can be drawn in training.
+        exportable: whether it can be exported, its map with it.
+    """
+
+    section: type[ModelSection]
+    network: Callable[..., keras.Model]
+    drawing: Callable[[keras.Model], Draw]
+    smallest: Callable[[Any], tuple[int, int]]
+    names: Callable[[Any], Names]
+    min_max_normalized: bool = True
+    fixed_size: Callable[[Any], bool] = lambda section: False
+    snapshots: bool = False
+    exportable: bool = False
+
+    def smallest_image(self, section: ModelSection) -> tuple[int, int]:
+        """Return the (height, width) that an image must have at least."""
+        return section.crop or self.smallest(section)
+
+
+def drawn_by(method: Callable[[keras.Model, np.ndarray], np.ndarray]) -> Callable[[keras.Model], Draw]:
+    """Return the `drawing` of a method of `patchnet_tf.baselines`, which takes (N, H, W, C)."""
+
+    def drawing(model: keras.Model) -> Draw:
+        def draw(image: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
+            heatmap = method(model, image[None])[0]  # (H, W)
+            progress(1)
+            return heatmap
+
+        return draw
+
+    return drawing

@@ -1,0 +1,93 @@
+"""A run: the folder of a trained model. Everything that training, evaluation and explanation leave is in it.
+
+    config.yaml        the whole configuration, defaults included
+    checkpoint.npz     after each epoch: all that training needs to go on as if nothing had happened
+    history.csv        a row for each finished epoch
+    model.keras        the best weights; it is there when training has finished
+    metrics.json       what `evaluate` measured
+    heatmaps/          pictures
+    report.html        all of this on one page, by `patchnet_tf.reporting.report`
+    tensorboard/       the same history and pictures, for TensorBoard
+
+Each file is written beside its place and then renamed, so it is never half there.
+"""
+
+from pathlib import Path
+
+import keras
+
+from ..config import Config, load_config
+from ..data import Dataset
+from ..errors import InputError, one_line
+from ..model.patchnet import load_model
+
+CONFIG = "config.yaml"
+CHECKPOINT = "checkpoint.npz"
+HISTORY = "history.csv"
+MODEL = "model.keras"
+METRICS = "metrics.json"
+HEATMAPS = "heatmaps"
+TENSORBOARD = "tensorboard"
+
+
+def with_classes(config: Config, data: Dataset) -> Config:
+    """Return the configuration with the class names of the data, as it stands in the run folder."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"classes": data.class_names})})
+
+
+def claim(folder: Path, config: Config, resume: bool) -> bool:
+    """Raise InputError unless `folder` is free for this configuration, or holds its run to resume.
+
+    Returns whether there is a checkpoint of that run.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: not a folder")
+    if not folder.exists() or not names_in(folder):
+        return False
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder}: not empty, and not a run; choose another --out")
+    if unstarted(folder):
+        return False
+    if not resume:
+        raise InputError(f"{folder}: holds a run already; --resume continues it, --out starts another")
+    then, now = load_config(folder / CONFIG).identity(), config.identity()
+    if changed := sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key)):
+        raise InputError(f"{folder}: the run there has another {', '.join(changed)}; choose another --out")
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.is_file() and not checkpoint.stat().st_size:
+        raise InputError(f"{checkpoint}: not the checkpoint of this run, or damaged")
+    return checkpoint.is_file()
+
+
+def unstarted(folder: Path) -> bool:
+    """Return whether a run failed there before its first epoch was finished: a new one loses nothing."""
+    if names_in(folder) - {CONFIG, TENSORBOARD}:
+        return False
+    # A configuration that a person wrote, which has comments or leaves defaults out, is not ours to replace.
+    written = (folder / CONFIG).read_text(encoding="utf-8", errors="replace")
+    return load_config(folder / CONFIG).to_yaml() == written
+
+
+def names_in(folder: Path) -> set[str]:
+    """Return the names of what is in a folder, without hidden ones."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def open_run(folder: str | Path) -> tuple[Config, keras.Model]:
+    """Load the configuration and the model of a finished run.
+
+    Raises:
+        InputError: the folder is no run, or its training has not finished.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder}: not a run folder (there is no {CONFIG} in it)")
+    if runs := sorted(path.parent.name for path in folder.glob(f"*/{MODEL}")):
+        raise InputError(f"{folder}: not a run but the folder of several, {', '.join(runs)}; choose one")
+    if not (folder / MODEL).is_file():
+        raise InputError(f"{folder}: its training has not finished; continue it with train --resume")
+    config = load_config(folder / CONFIG)
+    try:
+        return config, load_model(folder / MODEL)
+    except Exception as error:  # a damaged archive raises whatever zip, JSON or HDF5 stumble over
+        raise InputError(f"{folder / MODEL}: not a model ({one_line(error)})") from None

@@ -1,0 +1,179 @@
+"""Train the model of a configuration in a run folder, to its end or from where it was cut off."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from ..config import Config
+from ..data import Dataset, load_dataset
+from ..data.batches import Batches
+from ..errors import InputError
+from ..files import replacing
+from ..progress import Progress, silent
+from .build import build
+from .callbacks import Convergence, HeatmapSnapshots
+from .distribution import join_group
+from .history import Row
+from .kinds import KINDS, kind_of
+from .recorder import Recorder, digest, read_checkpoint
+from .run import CHECKPOINT, CONFIG, HEATMAPS, MODEL, TENSORBOARD, claim, with_classes
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a training ended: every epoch, the one whose weights were kept, and what stopped it."""
+
+    rows: list[Row]
+    best: Row
+    reason: str
+
+
+def train(
+    config: Config,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    progress: Progress = silent,
+    data: Dataset | None = None,
+) -> Training:
+    """Train the model of a configuration.
+
+    With one seed, machine and configuration the history is the same each time, also when the run was cut
+    off, at any moment, and resumed: the order of the images follows from the seed and the epoch, and the
+    checkpoint holds the optimizer. Of several processes that train together (see `distribution`), each calls
+    this with the same configuration; one writes.
+
+    Args:
+        config: what to train on and how.
+        folder: the run folder; made if need be.
+        resume: continue the run that is there, where there is one. Only `training.epochs` may differ from
+            its configuration. A run that failed in its first epoch is none yet: any other may replace it.
+        progress: told after each batch.
+        data: what `load_dataset` returned for the configuration, where that is done already.
+
+    Raises:
+        InputError: the data or the model's arguments cannot be used, or the folder holds something else.
+        FloatingPointError: the loss became NaN or infinite.
+        OSError: something cannot be written.
+
+    Example:
+        >>> train(load_config("configs/demo.yaml"), "runs/demo").best.val_accuracy
+        1.0
+    """
+    folder = Path(folder)
+    settings = config.training
+    if settings.snapshot_every and not kind_of(config).snapshots:
+        kinds = ", ".join(name for name, kind in KINDS.items() if kind.snapshots)
+        raise InputError(
+            f"training.snapshot_every: expected null, as maps are drawn in training of {kinds} alone. "
+            f"Received: {settings.snapshot_every} with model.kind {config.model.kind}"
+        )
+    keras.utils.set_random_seed(settings.seed)
+    group = join_group(settings.distribution)
+    if settings.snapshot_every and group.devices > 1:
+        raise InputError(
+            "training.snapshot_every: expected null where training.distribution has several devices. "
+            f"Received: {settings.snapshot_every}, {group.devices} devices"
+        )
+    data = data or load_dataset(config, progress)
+    config = with_classes(config, data)
+    path = folder / CHECKPOINT
+    checkpoint = group.on_main(lambda: path.read_bytes() if claim(folder, config, resume) else b"")
+
+    with group.scope:
+        model = build(config, data)
+        optimizer = keras.optimizers.Adam(settings.learning_rate)
+        model.compile(optimizer, "binary_crossentropy", weighted_metrics=["accuracy"])
+        convergence = Convergence(settings.patience, accuracy=settings.stop_when_accurate, verbose=0)
+        batches = Batches(
+            data.train,
+            settings.batch_size,
+            settings.seed,
+            flips=settings.flips,
+            rotations=settings.rotations,
+            zoom=settings.zoom or 1,
+            balanced=settings.balanced,
+        )
+        training, validation = group.shard(batches), group.shard(Batches(data.val, settings.batch_size))
+
+        if group.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(folder / CONFIG) as part:
+                part.write_text(config.to_yaml(), encoding="utf-8")
+        recorder = Recorder(folder, digest(data.train), batches, convergence, progress, writes=group.is_main)
+        reason = recorder.restore(model, checkpoint) if checkpoint else None
+        if not reason and len(recorder.rows) < settings.epochs:
+            if group.is_main:
+                (folder / MODEL).unlink(missing_ok=True)  # of fewer epochs
+            callbacks = [convergence, recorder, *snapshots(config, data, folder)]
+            if keras.backend.backend() == "tensorflow":  # which TensorBoard needs
+                callbacks.append(keras.callbacks.TensorBoard(folder / TENSORBOARD, write_graph=False))
+            model.fit(
+                training,
+                validation_data=validation,
+                initial_epoch=len(recorder.rows),
+                epochs=settings.epochs,
+                shuffle=False,
+                verbose=0,
+                callbacks=callbacks,
+            )
+        else:
+            model.set_weights(convergence.best_weights)
+    # Outside the scope: Keras makes a variable on the way, for which all processes would have to meet.
+    if group.is_main:
+        with replacing(folder / MODEL) as part:
+            model.save(part)
+    return ending(recorder.rows, convergence.get_state())
+
+
+def finish(
+    config: Config, folder: str | Path, *, progress: Progress = silent, data: Dataset | None = None
+) -> Training:
+    """Train a run to its end: begin it, go on with it, or, where it has ended, only read how.
+
+    Args, errors and what is returned are those of `train`. Of a run that has ended nothing is written.
+
+    Example:
+        >>> finish(load_config("configs/demo.yaml"), "runs/demo").best.val_accuracy
+        1.0
+    """
+    data = data or load_dataset(config, progress)
+    return ended(config, folder, data) or train(config, folder, resume=True, progress=progress, data=data)
+
+
+def ended(config: Config, folder: str | Path, data: Dataset) -> Training | None:
+    """Return how the training in a folder ended, or None where it has not.
+
+    Raises:
+        InputError: the folder holds something else than a run of this configuration.
+    """
+    folder = Path(folder)
+    path = folder / CHECKPOINT
+    if not claim(folder, with_classes(config, data), resume=True) or not (folder / MODEL).is_file():
+        return None
+    rows, state = read_checkpoint(path, path, digest(data.train))
+    return ending(rows, state) if state["reason"] or len(rows) >= config.training.epochs else None
+
+
+def ending(rows: list[Row], state: dict[str, Any]) -> Training:
+    """Return how a training ended, given its epochs and the state of `Convergence`."""
+    return Training(rows, rows[state["best_epoch"]], state["reason"] or f"all {len(rows)} epochs are done")
+
+
+def snapshots(config: Config, data: Dataset, folder: Path) -> list[HeatmapSnapshots]:
+    """Return the callback that draws the first two validation images of each class, if it is wanted."""
+    if not (every := config.training.snapshot_every):
+        return []
+    images, labels = data.val.some_of_each()
+    return [
+        HeatmapSnapshots(
+            images,
+            folder / HEATMAPS,
+            every,
+            labels=labels,
+            class_names=data.class_names,
+            log_dir=folder / TENSORBOARD,
+        )
+    ]
