@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 
 from patchnet_tf.cli import app
+from patchnet_tf.config import load_config
+from patchnet_tf.training.train import train
+
+from .small import SMALL
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +21,22 @@ def seed():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A configuration that trains in seconds."""
+    path = tmp_path_factory.mktemp("configs") / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(small, tmp_path_factory):
+    """A run of four epochs that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(load_config(small), folder)
+    return folder
 
 
 @pytest.fixture
