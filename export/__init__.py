@@ -7,8 +7,10 @@ export.to_saved_model(model, "served/patchnet")
 export.verify(model, "model.onnx")
 """
 
+from .comparison import Batch, Verification, VerificationError
+from .formats import FORMATS
 from .onnx import to_onnx
 from .saved_model import to_saved_model
-from .verification import Batch, Verification, VerificationError, verify
+from .verification import verify
 
-__all__ = ["Batch", "Verification", "VerificationError", "to_onnx", "to_saved_model", "verify"]
+__all__ = ["FORMATS", "Batch", "Verification", "VerificationError", "to_onnx", "to_saved_model", "verify"]

@@ -7,52 +7,74 @@ from typing import Any
 
 import keras
 
+from ..contract import (
+    HEATMAP,
+    HEATMAP_WANTED,
+    IMAGE,
+    KEY,
+    PROBABILITY,
+    VERSION,
+    Contract,
+    Pixels,
+    make_classes,
+)
 from ..errors import InputError
 from ..model.heatmaps import anatomy
 from ..model.layers import ExtractPatches
+from .signature import smallest_image
 
 DESCRIPTION = (
     "PatchNet (arXiv 1705.08078): the probability of class 1 is the mean decision of one small network over "
     "the patches of the image, and the heatmap is that network's decision at every pixel."
 )
 DOCS = {
-    "image": "uint8 pixels, (batch, height, width, channels), 0 to 255; RGB where there are three channels.",
-    "probability": "float32, (batch,): the probability of class 1.",
-    "heatmap": "float32, (batch, height, width): the decision of the patch centred at each pixel, "
+    IMAGE: "uint8 pixels, (batch, height, width, channels), 0 to 255; RGB where there are three channels.",
+    PROBABILITY: "float32, (batch,): the probability of class 1.",
+    HEATMAP: "float32, (batch, height, width): the decision of the patch centred at each pixel, "
     "1 for class 1, 0 for class 0, 0.5 undecided. Never rescaled, so maps of different images compare.",
-    "heatmap_wanted": "bool, true unless given: where it is false the heatmap is empty and costs nothing.",
+    HEATMAP_WANTED: "bool, true unless given: where it is false the heatmap is empty and costs nothing.",
 }
 
 
+def contract_of(model: keras.Model, class_names: Sequence[str]) -> Contract:
+    """Return what a model takes and answers.
+
+    Raises:
+        InputError: there are not two different class names.
+        ValueError: the model is not a PatchNet.
+    """
+    classes = make_classes(class_names)
+    pixels = Pixels(channels=model.input_shape[-1])
+    return Contract(classes=classes, pixels=pixels, smallest=smallest_image(model))
+
+
 def describe(
-    model: keras.Model, precision: str, class_names: Sequence[str], extra: Mapping[str, str]
+    model: keras.Model, precision: str, contract: Contract, extra: Mapping[str, str]
 ) -> dict[str, str]:
     """Return what to write into an exported file; values that are not text are JSON.
 
-    Besides our own keys there are those that ONNX defines for images: pixels are sRGB as cameras and files
-    have them, because whatever the model does about gamma or colour is inside it.
+    The contract is for programs; the rest says to people and to other runtimes how the model was made. The
+    keys that ONNX defines for images say sRGB, as cameras and files have it, because whatever the model does
+    about gamma or colour is inside it.
 
     Raises:
-        InputError: there are not two different class names, or `extra` is not text or has a key of ours.
+        InputError: `extra` is not text or has a key of ours.
     """
-    names = [] if class_names is None or isinstance(class_names, str) else list(class_names)
-    if len(names) != 2 or len(set(names)) != 2 or not all(isinstance(n, str) and n for n in names):
-        raise InputError(f"`class_names` must be two different names. Received: class_names={class_names!r}")
     before, standardize, subnet = anatomy(model)
     [cut] = [layer for layer in model.layers if isinstance(layer, ExtractPatches)]
-    channels = model.input_shape[-1]
     described = {
-        "patchnet_tf.version": package_version(),
+        VERSION: package_version(),
+        KEY: contract.to_json(),
         "precision": precision,
-        "class_names": json.dumps(names),
+        "class_names": json.dumps(contract.classes.names),
         "patch_size": str(cut.patch_size),
         "stride": str(cut.stride),
         "crop": json.dumps(cut.crop),
-        "smallest_image": json.dumps(cut.crop or (cut.patch_size, cut.patch_size)),
+        "smallest_image": json.dumps(contract.smallest),
         "filters": str(subnet.get_layer("readout").kernel.shape[-1]),
         "depth": str(sum(isinstance(layer, keras.layers.Conv2D) for layer in subnet.layers)),
         "preprocessing": json.dumps([summary(layer) for layer in [*before, standardize]]),
-        "Image.BitmapPixelFormat": {1: "Gray8", 3: "Rgb8"}.get(channels, "Unknown"),
+        "Image.BitmapPixelFormat": {1: "Gray8", 3: "Rgb8"}.get(contract.pixels.channels, "Unknown"),
         "Image.ColorSpaceGamma": "SRGB",
         "Image.NominalPixelRange": "NominalRange_0_255",
     }

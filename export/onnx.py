@@ -1,10 +1,10 @@
 """A PatchNet as one ONNX file: raw pixels in, probability and heatmap out."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 # tf2onnx copies the whole graph before each of its passes, to survive a pass that fails; without, a
 # conversion takes half the time, and a pass that fails is an error. Read when tf2onnx runs.
@@ -16,20 +16,20 @@ import tensorflow as tf
 import tf2onnx
 
 from ..config import SIDE
+from ..contract import HEATMAP, HEATMAP_WANTED, IMAGE, OUTPUTS, Contract
 from ..errors import InputError
-from ..files import place, staging, write_json
 from ..model.layers import ExtractPatches, check_positive, crop_center, gather_patches
-from ..serving import manifest
+from ..serving import Predictor
+from .comparison import TOLERANCE, Verification
 from .graph import embed_constants, make_optional, replace
-from .metadata import DESCRIPTION, DOCS, describe, package_version
+from .metadata import DESCRIPTION, DOCS, package_version
 from .signature import half_precision, signature, smallest_image
-from .verification import TOLERANCE, Verification, compare, run_onnx, trials
+from .stages import CLASS_NAMES, Format, export
 
 OPSET = 18
 # MiB for the features of a tile. ONNX Runtime's arena holds on to what it once took, and small tiles cost it
 # next to nothing (docs/export.md), unlike TensorFlow.
 MEMORY = 256
-DIMENSIONS = ("batch", "height", "width")
 
 
 def to_onnx(
@@ -39,7 +39,7 @@ def to_onnx(
     precision: str = "float32",
     size: tuple[int, int] | None = None,
     batch: int | None = None,
-    class_names: Sequence[str] = ("class 0", "class 1"),
+    class_names: Sequence[str] = CLASS_NAMES,
     metadata: Mapping[str, str] | None = None,
     images: Any = None,
     overwrite: bool = False,
@@ -80,34 +80,66 @@ def to_onnx(
         >>> to_onnx(model, "model.onnx").heatmap
         2.4e-07
     """
-    path = Path(path)
-    if precision not in TOLERANCE:
-        raise InputError(f'`precision` must be "float32" or "float16". Received: precision={precision!r}')
-    if path.suffix != ".onnx":
-        raise InputError(f"The name of an ONNX file ends with .onnx. Received: path={path}")
-    if path.is_dir():
-        raise InputError(f"{path}: a folder has that name")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists already; --overwrite (overwrite=True) replaces it")
-    shape = fixed_shape(model, size, batch)
-    described = describe(model, precision, class_names, metadata or {})
-    with staging(path) as folder:
-        staged = folder / path.name
-        onnx.save(convert(model, precision, shape, described), staged)
-        run, runtime, _, _ = run_onnx(staged)
-        tolerance = TOLERANCE[precision]
-        verification = compare(path, signature(model), run, runtime, tolerance, trials(model, images, shape))
-        vectors = path.with_suffix(".test_vectors.json")
-        write_json(folder / vectors.name, verification.test_vectors(), indent=None)
-        add_entries("verification.json", {path.name: verification.record()}, folder, path)
-        add_entries(manifest.NAME, manifest.manifest(folder), folder, path)
-        for name in (vectors.name, "verification.json", manifest.NAME, path.name):
-            place(folder / name, path.with_name(name))
-    return verification
+    return export(
+        model,
+        path,
+        Onnx(precision, size, batch, overwrite),
+        class_names=class_names,
+        metadata=metadata,
+        images=images,
+    )
 
 
-def fixed_shape(model: keras.Model, size: tuple[int, int] | None, batch: int | None) -> tuple:
-    """Return (B, H, W, C) of the file's input, None where it is free."""
+@dataclass(frozen=True)
+class Onnx(Format):
+    """One ONNX file; the fields are arguments of `to_onnx`."""
+
+    name: ClassVar[str] = "onnx"
+    precision: str = "float32"
+    size: tuple[int, int] | None = None
+    batch: int | None = None
+    overwrite: bool = False
+
+    def check(self, model: keras.Model, path: Path) -> Path:
+        """Return `path`, or say what speaks against it, or against the other choices."""
+        if self.precision not in TOLERANCE:
+            raise InputError(
+                f'`precision` must be "float32" or "float16". Received: precision={self.precision!r}'
+            )
+        if path.suffix != ".onnx":
+            raise InputError(f"The name of an ONNX file ends with .onnx. Received: path={path}")
+        if path.is_dir():
+            raise InputError(f"{path}: a folder has that name")
+        if path.exists() and not self.overwrite:
+            raise InputError(f"{path}: exists already; --overwrite (overwrite=True) replaces it")
+        fixed_shape(model, self.size, self.batch)
+        return path
+
+    def write(self, model: keras.Model, path: Path, contract: Contract, described: Mapping[str, str]) -> None:
+        """Convert the model."""
+        converted = convert(half_precision(model) if self.precision == "float16" else model)
+        label(converted, fixed_shape(model, self.size, self.batch), contract, described)
+        onnx.checker.check_model(converted, full_check=True)
+        onnx.save(converted, path)
+
+    @staticmethod
+    def recognizes(path: Path) -> bool:
+        """Return whether it is a file, whatever its name."""
+        return path.is_file()
+
+    @staticmethod
+    def open(path: Path) -> Predictor:
+        """Open an ONNX file."""
+        return Predictor(path)
+
+    @staticmethod
+    def records(path: Path) -> tuple[Path, Path]:
+        """Return the file and NAME.test_vectors.json."""
+        return path, path.with_suffix(".test_vectors.json")
+
+
+def fixed_shape(model: keras.Model, size: tuple[int, int] | None, batch: int | None) -> dict[str, int]:
+    """Return the sizes of those axes of the file's images that are fixed, by their names."""
     least = smallest_image(model)
     try:
         height, width = (None, None) if size is None else (check_positive("size", side) for side in size)
@@ -122,20 +154,8 @@ def fixed_shape(model: keras.Model, size: tuple[int, int] | None, batch: int | N
             f"`size` must be from {least[0]} x {least[1]} (height x width), as the model needs, to "
             f"{SIDE} x {SIDE}. Received: size={height} x {width}"
         )
-    return batch, height, width, model.input_shape[-1]
-
-
-def add_entries(name: str, entries: dict, folder: Path, path: Path) -> None:
-    """Write a JSON file to `folder`: the one beside `path`, which other exports may share, and `entries`."""
-    try:
-        before = json.loads(path.with_name(name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        before = {}
-    except ValueError:
-        before = None
-    if not isinstance(before, dict):
-        raise InputError(f"{path.with_name(name)}: not written by an export; choose another folder")
-    write_json(folder / name, before | entries)
+    axes = {"batch": batch, "height": height, "width": width}
+    return {axis: fixed for axis, fixed in axes.items() if fixed}
 
 
 class GatheredPatches(ExtractPatches):
@@ -150,43 +170,40 @@ class GatheredPatches(ExtractPatches):
         return tf.reshape(patches, (-1, shape[1] * shape[2], p, p, images.shape[3]))
 
 
-def convert(model: keras.Model, precision: str, shape: tuple, described: dict[str, str]) -> onnx.ModelProto:
-    """Return the checked ONNX model."""
-    if precision == "float16":
-        model = half_precision(model)
+def convert(model: keras.Model) -> onnx.ModelProto:
+    """Return the ONNX model, without names and metadata."""
     outputs = signature(model, GatheredPatches, memory=MEMORY).python_function
     # Any shape, also where it is fixed: of a known one TensorFlow would work out where each gather reads, and
     # store that in the file, which grew with the image. `label` declares the shape.
-    spec = tf.TensorSpec((None, None, None, shape[3]), tf.uint8, name="image")
+    spec = tf.TensorSpec((None, None, None, model.input_shape[-1]), tf.uint8, name=IMAGE)
     function = tf.function(outputs, autograph=False)
     converted, _ = tf2onnx.convert.from_function(function, input_signature=[spec], opset=OPSET)
-    make_optional(converted.graph, "heatmap", "heatmap_wanted")
+    make_optional(converted.graph, HEATMAP, HEATMAP_WANTED)
     embed_constants(converted)
-    label(converted, shape, described)
-    onnx.checker.check_model(converted, full_check=True)
     return converted
 
 
-def label(model: onnx.ModelProto, shape: tuple, described: dict[str, str]) -> None:
+def label(
+    model: onnx.ModelProto, fixed: Mapping[str, int], contract: Contract, described: Mapping[str, str]
+) -> None:
     """Name what tf2onnx left without a name: dimensions, descriptions, metadata; in place."""
     model.producer_name, model.producer_version = "patchnet-tf", package_version()
     model.doc_string = model.graph.doc_string = DESCRIPTION
     model.graph.name = "patchnet"
     # TensorFlow sorts them by name.
-    outputs = sorted(model.graph.output, key=lambda info: ("probability", "heatmap").index(info.name))
-    replace(model.graph.output, outputs)
+    replace(model.graph.output, sorted(model.graph.output, key=lambda info: OUTPUTS.index(info.name)))
     used = {node.domain for node in model.graph.node}
     replace(model.opset_import, [opset for opset in model.opset_import if opset.domain in used])
-    sizes = [fixed or name for fixed, name in zip(shape, DIMENSIONS, strict=False)]
-    dimensions = {"image": [*sizes, shape[3]], "probability": sizes[:1], "heatmap": sizes}
+    tensors = {IMAGE: contract.image, **contract.outputs}
     for info in [*model.graph.input, *model.graph.output]:
-        if info.name in dimensions:
+        if info.name in tensors:
+            dimensions = [fixed.get(axis, axis) for axis in tensors[info.name].axes]
             dtype = info.type.tensor_type.elem_type
-            info.CopyFrom(onnx.helper.make_tensor_value_info(info.name, dtype, dimensions[info.name]))
+            info.CopyFrom(onnx.helper.make_tensor_value_info(info.name, dtype, dimensions))
         info.doc_string = DOCS[info.name]
     image = model.graph.input[0].type
     image.denotation = "IMAGE"
     denotations = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")
     for dimension, denotation in zip(image.tensor_type.shape.dim, denotations, strict=True):
         dimension.denotation = denotation
-    onnx.helper.set_model_props(model, described)
+    onnx.helper.set_model_props(model, dict(described))

@@ -1,32 +1,33 @@
 """A PatchNet as a SavedModel in TF Serving's layout: NAME/1, NAME/2, ..., the highest number being served."""
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from ..contract import IMAGE, IMAGE_BYTES, SERVING_DEFAULT, SIGNATURES, Contract
 from ..errors import InputError
-from ..files import place, staging, write_json
-from ..serving import manifest
+from ..files import write_json
+from ..serving import Predictor
+from ..serving.saved_model import METADATA, SavedModelPredictor
 from ..serving.versions import numbered
-from .metadata import describe
-from .signature import Signature, signature, smallest_image
-from .verification import TOLERANCE, Run, Verification, compare, trials
+from .comparison import Verification
+from .signature import Signature, signature
+from .stages import CLASS_NAMES, Format, export
 
-BOTH = ("probability", "heatmap")
-METADATA = "assets.extra/metadata.json"
+WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
 
 def to_saved_model(
     model: keras.Model,
     directory: str | Path,
     *,
-    class_names: Sequence[str] = ("class 0", "class 1"),
+    class_names: Sequence[str] = CLASS_NAMES,
     metadata: Mapping[str, str] | None = None,
     images: Any = None,
 ) -> Verification:
@@ -58,36 +59,69 @@ def to_saved_model(
         >>> to_saved_model(model, "served/patchnet").path
         PosixPath('served/patchnet/1')
     """
-    directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory}: not a folder")
-    if (directory / "saved_model.pb").exists():
-        raise InputError(f"{directory}: a version already; name the folder of the versions")
-    described = describe(model, "float32", class_names, metadata or {})
-    target = directory / str(max((number for number, _ in numbered(directory)), default=0) + 1)
-    with staging(target) as folder:
-        staged = folder / target.name
-        write(model, staged)
-        write_json(staged / METADATA, described)
-        run, runtime, shape, _ = run_saved_model(staged)
-        tolerance = TOLERANCE[described["precision"]]
-        batches = trials(model, images, shape)
-        verification = compare(target, signature(model), run, runtime, tolerance, batches)
-        write_json(staged / "test_vectors.json", verification.test_vectors())
-        write_json(staged / "verification.json", {"saved_model.pb": verification.record()})
-        write_json(staged / manifest.NAME, manifest.manifest(staged))
-        place(staged, target)
-    return verification
+    return export(model, directory, SavedModel(), class_names=class_names, metadata=metadata, images=images)
 
 
-def write(model: keras.Model, folder: Path) -> None:
-    """Write the SavedModel and its warm-up requests."""
-    channels = model.input_shape[-1]
-    height, width = smallest_image(model)
-    outputs = {"serving_default": BOTH, "probability": BOTH[:1], "heatmap": BOTH[1:]}
-    answers = {
-        name: checked(signature(model, outputs=names), height, width, channels)
-        for name, names in outputs.items()
+@dataclass(frozen=True)
+class SavedModel(Format):
+    """A version of a SavedModel."""
+
+    name: ClassVar[str] = "saved_model"
+
+    def check(self, model: keras.Model, path: Path) -> Path:
+        """Return the folder of the next version in the folder `path`."""
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: not a folder")
+        if (path / "saved_model.pb").exists():
+            raise InputError(f"{path}: a version already; name the folder of the versions")
+        return path / str(max((number for number, _ in numbered(path)), default=0) + 1)
+
+    def write(self, model: keras.Model, path: Path, contract: Contract, described: Mapping[str, str]) -> None:
+        """Write the signatures, their warm-up requests and the metadata."""
+        endpoints = make_endpoints(model, contract)
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        for name, (answer, spec) in endpoints.items():
+            archive.add_endpoint(name, tf.function(answer, input_signature=[spec], autograph=False))
+        archive.write_out(str(path), verbose=False)
+
+        image = np.full((1, *contract.smallest, contract.pixels.channels), 128, "uint8")
+        values = {IMAGE: image, IMAGE_BYTES: [tf.io.encode_png(image[0]).numpy()]}
+        (path / METADATA).parent.mkdir()
+        write_json(path / METADATA, dict(described))
+        with tf.io.TFRecordWriter(str(path / WARM_UP)) as writer:
+            for name, (_, spec) in endpoints.items():
+                writer.write(warm_up(name, spec.name, values[spec.name]).SerializeToString())
+
+    @staticmethod
+    def recognizes(path: Path) -> bool:
+        """Return whether it is a folder."""
+        return path.is_dir()
+
+    @staticmethod
+    def open(path: Path) -> Predictor:
+        """Open a version, or the newest one of a folder of versions."""
+        if not (path / "saved_model.pb").is_file():
+            if not (versions := numbered(path)):
+                raise ValueError(f"{path}: neither a SavedModel nor a folder of its versions 1, 2, ...")
+            path = versions[0][1]
+        return SavedModelPredictor(path)
+
+    @staticmethod
+    def records(path: Path) -> tuple[Path, Path]:
+        """Return saved_model.pb and test_vectors.json."""
+        return path / "saved_model.pb", path / "test_vectors.json"
+
+
+def make_endpoints(model: keras.Model, contract: Contract) -> dict[str, tuple[Signature, tf.TensorSpec]]:
+    """Return what each signature computes, and from what."""
+    height, width = contract.smallest
+    channels = contract.pixels.channels
+    pixels = tf.TensorSpec((None, None, None, channels), tf.uint8, name=IMAGE)
+    endpoints = {
+        name: (checked(signature(model, outputs=outputs), height, width, channels), pixels)
+        for name, outputs in SIGNATURES.items()
+        if name != IMAGE_BYTES
     }
 
     def decode(file: tf.Tensor) -> tf.Tensor:
@@ -95,27 +129,12 @@ def write(model: keras.Model, folder: Path) -> None:
         return tf.io.decode_jpeg(file, channels, dct_method="INTEGER_ACCURATE")
 
     def answer_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        answer, _ = endpoints[SERVING_DEFAULT]
         spec = tf.TensorSpec((None, None, channels), tf.uint8)
-        return answers["serving_default"](tf.map_fn(decode, image_bytes, fn_output_signature=spec))
+        return answer(tf.map_fn(decode, image_bytes, fn_output_signature=spec))
 
-    pixels = [tf.TensorSpec((None, None, None, channels), tf.uint8, name="image")]
-    encoded = [tf.TensorSpec((None,), tf.string, name="image_bytes")]
-    endpoints = {name: (answer, pixels) for name, answer in answers.items()}
-    endpoints["image_bytes"] = answer_bytes, encoded
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    for name, (function, specs) in endpoints.items():
-        archive.add_endpoint(name, tf.function(function, input_signature=specs, autograph=False))
-    archive.write_out(str(folder), verbose=False)
-
-    image = np.full((1, height, width, channels), 128, "uint8")
-    file = tf.io.encode_png(image[0]).numpy()
-    extra = folder / "assets.extra"
-    extra.mkdir()
-    with tf.io.TFRecordWriter(str(extra / "tf_serving_warmup_requests")) as writer:
-        for name, (_, [spec]) in endpoints.items():
-            value = [file] if name == "image_bytes" else image
-            writer.write(warm_up(folder, name, spec.name, value).SerializeToString())
+    endpoints[IMAGE_BYTES] = answer_bytes, tf.TensorSpec((None,), tf.string, name=IMAGE_BYTES)
+    return endpoints
 
 
 def checked(answer: Signature, height: int, width: int, channels: int) -> Signature:
@@ -140,40 +159,12 @@ def checked(answer: Signature, height: int, width: int, channels: int) -> Signat
     return check_and_answer
 
 
-def warm_up(folder: Path, endpoint: str, name: str, value: Any) -> prediction_log_pb2.PredictionLog:
+def warm_up(signature_name: str, input_name: str, value: Any) -> prediction_log_pb2.PredictionLog:
     """Return a request in the form in which TF Serving reads those that it sends itself at the start."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "patchnet"  # TF Serving puts its own name of the model here
-    request.model_spec.signature_name = endpoint
-    request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    request.model_spec.signature_name = signature_name
+    request.inputs[input_name].CopyFrom(tf.make_tensor_proto(value))
     return prediction_log_pb2.PredictionLog(
         predict_log=prediction_log_pb2.PredictLog(request=request),
     )
-
-
-def run_saved_model(folder: Path) -> tuple[Run, str, tuple, dict[str, str]]:
-    """Return how to run a SavedModel, what runs it, the shape of its input (None: any) and its metadata."""
-    if not (folder / "saved_model.pb").is_file():
-        raise ValueError(f"{folder}: not a SavedModel (there is no saved_model.pb in it)")
-    manifest.check(folder)
-    try:
-        described = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ValueError(f"{folder}: a SavedModel, but not one made by `patchnet export`") from None
-    try:
-        loaded = tf.saved_model.load(str(folder))
-    except Exception as error:  # a damaged file raises whatever its parsers stumble over
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{folder}: TensorFlow cannot load it ({reason})") from None
-    answer = loaded.signatures.get("serving_default")
-    specs = answer.structured_input_signature[1] if answer else {}
-    if specs.keys() != {"image"} or answer.structured_outputs.keys() != set(BOTH):
-        raise ValueError(f"{folder}: a SavedModel, but not one made by `patchnet export`")
-
-    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        outputs = answer(image=tf.constant(images))
-        return outputs["probability"].numpy(), outputs["heatmap"].numpy()
-
-    # The signature holds a reference to its functions only, not to the variables that they read.
-    run.loaded = loaded
-    return run, f"TensorFlow {tf.__version__} SavedModel", tuple(specs["image"].shape), described

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from ..contract import HEATMAP, IMAGE, OUTPUTS, PROBABILITY
 from ..model.dense import MEMORY, DenseMap
 from ..model.heatmaps import anatomy, heatmap_model
 from ..model.layers import Decision, ExtractPatches, PatchDistributed
@@ -15,7 +16,7 @@ Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 def signature(
     model: keras.Model,
     patches: type[ExtractPatches] = ExtractPatches,
-    outputs: Sequence[str] = ("probability", "heatmap"),
+    outputs: Sequence[str] = OUTPUTS,
     memory: int = MEMORY,
 ) -> Signature:
     """Return the function that is exported, as one graph for every size of image and of batch.
@@ -42,22 +43,22 @@ def signature(
         return tf.reduce_mean(q, axis=1)
 
     compute = {
-        "probability": mean,
-        "heatmap": lambda pixels: heatmap(pixels, training=False),
+        PROBABILITY: mean,
+        HEATMAP: lambda pixels: heatmap(pixels, training=False),
     }
 
     def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = tf.cast(image, tf.float32)
         return {name: tf.cast(compute[name](pixels), tf.float32) for name in outputs}
 
-    spec = tf.TensorSpec((None, None, None, model.input_shape[-1]), tf.uint8, name="image")
+    spec = tf.TensorSpec((None, None, None, model.input_shape[-1]), tf.uint8, name=IMAGE)
     return tf.function(answer, input_signature=[spec], autograph=False)
 
 
 def free_size(model: keras.Model, patches: type[ExtractPatches]) -> keras.Model:
     """Return G before its mean, (B, patches, 1), for images of any size, though `model` may be for one."""
     anatomy(model)  # a PatchNet is a chain of layers
-    image = x = keras.Input((None, None, model.input_shape[-1]), name="image")
+    image = x = keras.Input((None, None, model.input_shape[-1]), name=IMAGE)
     for layer in model.layers[1:-1]:
         x = (patches.from_config(layer.get_config()) if type(layer) is ExtractPatches else layer)(x)
     return keras.Model(image, x, name=model.name)

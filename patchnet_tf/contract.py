@@ -9,24 +9,28 @@ classes here, and nowhere else. It needs neither Keras nor TensorFlow.
      "thresholds": [0.5]}
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import InputError
 
-KEY = "patchnet_tf.contract"  # of the contract in a file's metadata
+# Keys in a file's metadata, which are texts: the contract, and the version of this package that wrote it.
+KEY = "patchnet_tf.contract"
+VERSION = "patchnet_tf.version"
 
 IMAGE = "image"  # pixels, (batch, height, width, channels)
-IMAGE_BYTES = "image_bytes"  # whole image files, (batch,)
+IMAGE_BYTES = "image_bytes"  # whole image files, (batch,); of SavedModels
+HEATMAP_WANTED = "heatmap_wanted"  # bool, true unless given; of ONNX files
 PROBABILITY = "probability"
 HEATMAP = "heatmap"
 OUTPUTS = (PROBABILITY, HEATMAP)
 
 # Of TF Serving: what each signature returns. The last takes image files, the others pixels.
+SERVING_DEFAULT = "serving_default"
 SIGNATURES = {
-    "serving_default": OUTPUTS,
+    SERVING_DEFAULT: OUTPUTS,
     PROBABILITY: (PROBABILITY,),
     HEATMAP: (HEATMAP,),
     IMAGE_BYTES: OUTPUTS,
@@ -150,6 +154,22 @@ class Contract(Part):
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "content"
             raise InputError(f"{source}: not the contract of a model: {where}: {first['msg']}") from None
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], source: str = "metadata") -> "Contract":
+        """Read the contract in what an exported file says of itself.
+
+        Raises:
+            InputError: there is none, or it is damaged; the message begins with `source`.
+        """
+        if VERSION not in metadata:
+            raise InputError(f"{source}: not one made by `patchnet export`")
+        if KEY not in metadata:
+            raise InputError(
+                f"{source}: exported by an older version of this package; export it again. "
+                f"Received: {VERSION} {metadata[VERSION]}, without {KEY}"
+            )
+        return cls.from_json(metadata[KEY], source)
 
 
 def make_classes(names: Sequence[str] | Any) -> Classes:

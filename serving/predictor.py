@@ -1,14 +1,14 @@
 """An exported ONNX file as a Python function, with ONNX Runtime: no TensorFlow, no Keras."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 
-from ..errors import InputError, UnfitError
+from ..contract import HEATMAP_WANTED, IMAGE, OUTPUTS, Contract
+from ..errors import InputError, UnfitError, one_line
 from ..images.pixels import check_images
 from . import manifest
 
@@ -40,11 +40,14 @@ class Predictor:
         threads: for one call on the processor; 0 means one per core.
 
     Attributes:
-        provider: ONNX Runtime's name of what really runs, such as "CPUExecutionProvider".
+        path: of the file.
+        contract: what it takes and answers, a `patchnet_tf.contract.Contract`.
         class_names: of class 0 and class 1.
-        input_shape: (batch, height, width, channels) of what it takes, None where it takes any.
         smallest: the least (height, width) of an image.
+        input_shape: (batch, height, width, channels) of what it takes, None where it takes any.
         metadata: all that the file says of itself, text by text.
+        provider: ONNX Runtime's name of what really runs, such as "CPUExecutionProvider".
+        runtime: the same with the version of ONNX Runtime.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -77,23 +80,30 @@ class Predictor:
                 'CUDA cannot be had here; device="cpu", or `allow_fallback=True`, runs on the processor. '
                 f"Received: device={device!r}, running on {self.provider}"
             )
-        metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        if "patchnet_tf.version" not in metadata:
-            raise ValueError(f"{path}: an ONNX file, but not one made by `patchnet export`")
-        try:
-            self._describe(metadata, self._session.get_inputs()[0].shape)
-        except (KeyError, ValueError, TypeError):  # of JSON too
-            raise ValueError(
-                f"{path}: what it says of itself, such as class_names, is missing or damaged"
-            ) from None
+        self.runtime = f"ONNX Runtime {onnxruntime.__version__}, {self.provider}"
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self._describe(path, metadata, self._session.get_inputs()[0].shape)
 
-    def _describe(self, metadata: dict[str, str], shape: Sequence) -> None:
+    def _describe(self, path: Path, metadata: Mapping[str, str], shape: Sequence) -> None:
         """Set what the file says of itself; in `shape`, free dimensions are no numbers."""
-        self.metadata = metadata
-        self.class_names = tuple(json.loads(metadata["class_names"]))
-        crop, p = json.loads(metadata["crop"]), int(metadata["patch_size"])
-        self.smallest = tuple(crop or (p, p))
+        self.path, self.metadata = path, dict(metadata)
+        self.contract = Contract.from_metadata(metadata, str(path))
         self.input_shape = tuple(d if isinstance(d, int) else None for d in shape)
+        if self.input_shape[3] != self.contract.pixels.channels:
+            raise InputError(
+                f"{path}: its contract is that of another model. Received: a contract for "
+                f"{self.contract.pixels.channels} channel(s), an input of {self.input_shape[3]}"
+            )
+
+    @property
+    def class_names(self) -> tuple[str, str]:
+        """The names of class 0 and class 1."""
+        return self.contract.classes.names
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """The least (height, width) of an image."""
+        return self.contract.smallest
 
     def __call__(self, image: np.ndarray) -> Prediction:
         """Return probability and heatmap.
@@ -121,8 +131,8 @@ class Predictor:
 
     def _run(self, batch: np.ndarray, *, heatmap: bool) -> list[np.ndarray]:
         """Return [probability, heatmap], or [probability] alone, of a batch (B, H, W, C)."""
-        feeds = {"image": batch} if heatmap else {"image": batch, "heatmap_wanted": np.array(False)}
-        return self._session.run(["probability", "heatmap"][: 1 + heatmap], feeds)
+        feeds = {IMAGE: batch} if heatmap else {IMAGE: batch, HEATMAP_WANTED: np.array(False)}
+        return self._session.run(OUTPUTS[: 1 + heatmap], feeds)
 
     def check(self, image: np.ndarray, what: str = "image") -> np.ndarray:
         """Return an image as a batch (B, H, W, C), or raise InputError, which calls it `what`."""
@@ -133,7 +143,7 @@ class Predictor:
                 f"shape={getattr(image, 'shape', None)}"
             )
         batch = image if image.ndim == 4 else image[None]
-        check_images(batch, channels=self.input_shape[3], smallest=self.smallest, what=what)
+        check_images(batch, channels=self.contract.pixels.channels, smallest=self.smallest, what=what)
         for name, size, fixed in zip(
             ("image(s)", "rows", "columns"), batch.shape[:3], self.input_shape[:3], strict=True
         ):
@@ -150,5 +160,4 @@ def open_session(path: Path, providers: list[str], threads: int) -> onnxruntime.
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime has an exception class for each way to fail
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: ONNX Runtime cannot load it ({reason})") from None
+        raise ValueError(f"{path}: ONNX Runtime cannot load it ({one_line(error)})") from None

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..contract import IMAGE, OUTPUTS, PROBABILITY, SERVING_DEFAULT, SIGNATURES
+from ..errors import one_line
 from . import manifest
 from .predictor import Predictor
+
+METADATA = "assets.extra/metadata.json"
 
 
 class SavedModelPredictor(Predictor):
@@ -26,25 +30,38 @@ class SavedModelPredictor(Predictor):
 
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
+        if not (path / "saved_model.pb").is_file():
+            raise ValueError(f"{path}: not a SavedModel (there is no saved_model.pb in it)")
         manifest.check(path)
-        described = path / "assets.extra" / "metadata.json"
-        if not described.is_file():
-            raise ValueError(f"{path}: not a SavedModel made by `patchnet export`")
+        metadata = read_metadata(path)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         import tensorflow as tf
 
         try:
-            self._loaded = tf.saved_model.load(str(path))
-            self._both = self._loaded.signatures["serving_default"]
-            self._alone = self._loaded.signatures["probability"]
+            self._loaded = tf.saved_model.load(str(path))  # its signatures do not keep the variables alive
         except Exception as error:  # a damaged file raises whatever its parsers stumble over
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{path}: TensorFlow cannot load it ({reason})") from None
+            raise ValueError(f"{path}: TensorFlow cannot load it ({one_line(error)})") from None
+        signatures = self._loaded.signatures
+        outputs = {name: set(answer.structured_outputs) for name, answer in signatures.items()}
+        if outputs != {name: set(names) for name, names in SIGNATURES.items()}:
+            raise ValueError(f"{path}: a SavedModel, but not one made by `patchnet export`")
+        self._both, self._alone = signatures[SERVING_DEFAULT], signatures[PROBABILITY]
         self._tensor = tf.constant
         self.provider = f"TensorFlow {tf.__version__}"
-        metadata = json.loads(described.read_text(encoding="utf-8"))
-        self._describe(metadata, self._both.structured_input_signature[1]["image"].shape)
+        self.runtime = f"{self.provider} SavedModel"
+        self._describe(path, metadata, self._both.structured_input_signature[1][IMAGE].shape)
 
     def _run(self, batch: np.ndarray, *, heatmap: bool) -> list[np.ndarray]:
-        answer = (self._both if heatmap else self._alone)(image=self._tensor(batch))
-        return [answer[name].numpy() for name in ("probability", "heatmap")[: 1 + heatmap]]
+        answer = (self._both if heatmap else self._alone)(**{IMAGE: self._tensor(batch)})
+        return [answer[name].numpy() for name in OUTPUTS[: 1 + heatmap]]
+
+
+def read_metadata(folder: Path) -> dict[str, str]:
+    """Return what a SavedModel says of itself."""
+    try:
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError
+    except (OSError, ValueError, AttributeError):
+        raise ValueError(f"{folder}: a SavedModel, but not one made by `patchnet export`") from None
+    return metadata

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from patchnet_tf.config import Loader, load_config
-from patchnet_tf.export import verification
+from patchnet_tf.export import comparison
 from patchnet_tf.serving import Predictor
 from patchnet_tf.training import experiment
 
@@ -302,7 +302,7 @@ def test_export_and_verify(patchnet, place, tmp_path):
 
 
 def test_an_export_that_differs_is_exit_1(patchnet, place, tmp_path, monkeypatch):
-    monkeypatch.setattr(verification, "largest_difference", lambda got, expected: 0.25)
+    monkeypatch.setattr(comparison, "largest_difference", lambda got, expected: 0.25)
     code, stdout, stderr = patchnet("export", place / "run", "--out", tmp_path / "small")
     assert (code, stdout) == (1, "")
     assert "differ by 0.25" in stderr.splitlines()[-1]

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchnet_tf.contract import HEATMAP, OUTPUTS, PROBABILITY, SIGNATURES, Contract, make_classes
+from patchnet_tf.contract import (
+    HEATMAP,
+    KEY,
+    OUTPUTS,
+    PROBABILITY,
+    SIGNATURES,
+    VERSION,
+    Contract,
+    make_classes,
+)
 from patchnet_tf.errors import InputError
 
 CONTRACT = Contract(classes={"names": ["cat", "dog"]}, pixels={"channels": 3}, smallest=[17, 21])
@@ -76,6 +85,17 @@ def test_bad_contracts(change, message):
 def test_no_contract(text):
     with pytest.raises(InputError, match="not the contract of a model"):
         Contract.from_json(text)
+
+
+def test_metadata_of_a_file():
+    metadata = {VERSION: "0.1", KEY: CONTRACT.to_json(), "run": "cells"}
+    assert Contract.from_metadata(metadata) == CONTRACT
+    for key, message in (
+        (KEY, "older version of this package; export it again"),
+        (VERSION, "not one made by"),
+    ):
+        with pytest.raises(InputError, match=f"^model.onnx: .*{message}"):
+            Contract.from_metadata({k: v for k, v in metadata.items() if k != key}, "model.onnx")
 
 
 def test_a_contract_needs_no_framework():

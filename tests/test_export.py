@@ -19,10 +19,13 @@ from skimage import data as photographs
 from tensorflow_serving.apis import prediction_log_pb2
 
 import patchnet_tf as pn
+from patchnet_tf.contract import KEY, OUTPUTS, Classes, Contract, Pixels
 from patchnet_tf.errors import InputError
-from patchnet_tf.export import VerificationError, saved_model, to_onnx, to_saved_model, verify
+from patchnet_tf.export import VerificationError, to_onnx, to_saved_model, verify
 from patchnet_tf.export import graph as graphs
 from patchnet_tf.export import onnx as onnx_format
+from patchnet_tf.export.formats import FORMATS, open_exported
+from patchnet_tf.export.saved_model import SavedModel
 from patchnet_tf.images.reading import read_image
 from patchnet_tf.model import dense
 from patchnet_tf.model.layers import GammaCorrection, ShadesOfGray
@@ -52,6 +55,16 @@ def make(name):
     invert = [keras.layers.Rescaling(-1.0, 1.0)] if "inverted" in name else []
     model = pn.PatchNet(**MODELS[name], preprocessing=invert)
     return shake(model, np.random.default_rng(0))
+
+
+def contract(name):
+    """What a file of such a model should say that it takes and answers."""
+    arguments = MODELS[name]
+    return Contract(
+        classes=Classes(names=("cat", "dog")),
+        pixels=Pixels(channels=arguments["input_shape"][-1]),
+        smallest=arguments.get("crop", (arguments["patch_size"],) * 2),
+    )
 
 
 def session(path, **options):
@@ -198,6 +211,7 @@ def test_metadata(exported):
     name, model, path, _ = exported
     metadata = session(path).get_modelmeta().custom_metadata_map
     arguments = MODELS[name]
+    assert Contract.from_metadata(metadata) == contract(name)
     assert json.loads(metadata["class_names"]) == ["cat", "dog"]
     assert int(metadata["patch_size"]) == arguments["patch_size"]
     assert int(metadata["stride"]) == arguments.get("stride", arguments["patch_size"])
@@ -498,6 +512,13 @@ def test_embed_constants_of_a_loop():
     assert {tensor.name for tensor in model.graph.initializer} == {"turns", "shift", "zero"}
 
 
+def test_formats_by_their_names():
+    assert {name: kind.name for name, kind in FORMATS.items()} == {
+        "onnx": "onnx",
+        "saved_model": "saved_model",
+    }
+
+
 def test_error_messages_are_one_line(plain, tmp_path):
     model, path = plain
     for call in (
@@ -541,9 +562,7 @@ def load(folder):
 
 def test_saved_model_of_the_probability_alone_computes_no_heatmap(served):
     signatures = load(served[1] / "1").signatures
-    nodes = {
-        name: {node.op for f in called(signatures[name]) for node in f.node_def} for name in saved_model.BOTH
-    }
+    nodes = {name: {node.op for f in called(signatures[name]) for node in f.node_def} for name in OUTPUTS}
     assert "Conv2D" in nodes["probability"]
     assert not {"While", "StatelessWhile"} & nodes["probability"]
     assert {"While", "StatelessWhile"} & nodes["heatmap"]
@@ -596,6 +615,55 @@ def test_files_of_a_saved_model(served):
     assert record["largest_difference"] == {"probability": proved.probability, "heatmap": proved.heatmap}
     metadata = json.loads((folder / "1" / "assets.extra" / "metadata.json").read_text())
     assert json.loads(metadata["class_names"]) == ["cat", "dog"]
+    assert Contract.from_metadata(metadata) == contract("plain")
+
+
+def test_both_formats_open_as_predictors(exported, plain, served, rng):
+    """What opens an exported file is the same for both, and so is what it says and answers."""
+    [saved, onnx_file] = [open_exported(path) for path in (served[1], plain[1])]
+    assert (saved.path, onnx_file.path) == (served[1] / "1", plain[1])
+    assert open_exported(exported[2]).contract == contract(exported[0])
+    assert saved.contract == contract("plain")
+    assert saved.input_shape == onnx_file.input_shape == (None, None, None, 3)
+    images = rng.integers(0, 256, (2, 11, 12, 3), "uint8")
+    for predict, model in ((saved, served[0]), (onnx_file, plain[0])):
+        q, maps = predict(images)
+        np.testing.assert_allclose(q, model.predict(images, verbose=0)[:, 0], atol=1e-5)
+        np.testing.assert_allclose(maps, pn.heatmap_model(model).predict(images, verbose=0), atol=1e-5)
+        np.testing.assert_allclose(predict.probability(images), q, atol=1e-6)
+    for image in (images[..., :1], images[:, :4]):
+        with pytest.raises(InputError, match="Received"):
+            saved(image)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: None, "exported by an older version of this package; export it again"),
+        (lambda text: text[:-1], "not the contract of a model"),
+        (lambda text: text.replace('"channels":3', '"channels":1'), "its contract is that of another model"),
+    ],
+)
+def test_a_file_without_its_contract(served, plain, tmp_path, change, message):
+    version = shutil.copytree(served[1] / "1", tmp_path / "served" / "1")
+    (version / "MANIFEST.json").unlink()
+    described = json.loads((version / "assets.extra" / "metadata.json").read_text())
+    described[KEY] = change(described[KEY])
+    (version / "assets.extra" / "metadata.json").write_text(
+        json.dumps({key: value for key, value in described.items() if value is not None})
+    )
+    loaded = onnx.load(plain[1])
+    [entry] = [entry for entry in loaded.metadata_props if entry.key == KEY]
+    loaded.metadata_props.remove(entry)
+    if (text := change(entry.value)) is not None:
+        loaded.metadata_props.add(key=KEY, value=text)
+    onnx.save(loaded, tmp_path / "model.onnx")
+    for path, model in ((version, served[0]), (tmp_path / "model.onnx", plain[0])):
+        for call in (open_exported, functools.partial(verify, model)):
+            with pytest.raises(InputError) as caught:
+                call(path)
+            assert str(caught.value).startswith(f"{path}: {message}")
+            assert "\n" not in str(caught.value)
 
 
 def test_saved_model_of_the_next_version(served, tmp_path):
@@ -634,8 +702,8 @@ def test_saved_model_refuses_wrong_images(served):
 
 def test_a_wrong_saved_model_is_refused(tmp_path, monkeypatch):
     model, other = make("plain"), pn.PatchNet(**PLAIN)
-    original = saved_model.write
-    monkeypatch.setattr(saved_model, "write", lambda model, folder: original(other, folder))
+    original = SavedModel.write
+    monkeypatch.setattr(SavedModel, "write", lambda self, model, *rest: original(self, other, *rest))
     with pytest.raises(VerificationError, match="SavedModel and Keras differ"):
         to_saved_model(model, tmp_path / "patchnet")
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import patchnet_tf as pn
+from patchnet_tf.contract import KEY, Contract
 from patchnet_tf.serving import Predictor
 
 from .conftest import shake
@@ -45,7 +46,12 @@ def test_prediction_is_the_models(trained, path, rng):
 
 def test_attributes(path):
     predict = Predictor(path)
+    assert predict.contract == Contract(
+        classes={"names": ["cat", "dog"]}, pixels={"channels": 1}, smallest=(7, 8)
+    )
+    assert predict.path == path
     assert predict.class_names == ("cat", "dog")
+    assert predict.smallest == (7, 8)
     assert predict.input_shape == (None, None, None, 1)
     assert predict.metadata["patch_size"] == "5"
     assert predict.provider == "CPUExecutionProvider"
@@ -109,22 +115,24 @@ def test_bad_arguments(path, wrong):
         Predictor(path, **wrong)
 
 
-@pytest.mark.parametrize("names", [None, "cat, dog", "7"])
-def test_what_a_file_says_of_itself_is_damaged(path, tmp_path, names):
+@pytest.mark.parametrize("text", [None, "cat, dog", "7"])
+def test_what_a_file_says_of_itself_is_damaged(path, tmp_path, text):
     loaded = onnx.load(path)
-    [entry] = [entry for entry in loaded.metadata_props if entry.key == "class_names"]
-    if names is None:
+    [entry] = [entry for entry in loaded.metadata_props if entry.key == KEY]
+    if text is None:
         loaded.metadata_props.remove(entry)
     else:
-        entry.value = names
+        entry.value = text
     onnx.save(loaded, tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match=r"other\.onnx: what it says of itself.*missing or damaged"):
+    message = "older version.*export it again" if text is None else "not the contract of a model"
+    with pytest.raises(ValueError, match=rf"other\.onnx: .*{message}"):
         Predictor(tmp_path / "other.onnx")
 
 
 def test_serving_loads_no_tensorflow():
     code = (
         "import sys; from patchnet_tf.serving import Client, Predictor; Client('http://host/v1/models/cells')\n"
-        "sys.exit(bool({'tensorflow', 'keras', 'kserve'} & sys.modules.keys()))"
+        "heavy = {'tensorflow', 'keras', 'tf2onnx', 'onnx', 'kserve', 'yaml', 'patchnet_tf.config'}\n"
+        "sys.exit(bool(heavy & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,101 @@
+"""The stages of an export, the same for every format, and what a format adds to them."""
+
+import abc
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+
+from ..contract import Contract
+from ..errors import InputError
+from ..files import place, staging, write_json
+from ..serving import Predictor, manifest
+from .comparison import Verification, compare
+from .metadata import contract_of, describe
+
+CLASS_NAMES = ("class 0", "class 1")
+
+
+class Format(abc.ABC):
+    """A format of exported files, with the user's choices for one export as its fields.
+
+    Attributes:
+        name: in `FORMATS` and on the command line.
+        precision: of S, a key of `TOLERANCE`.
+    """
+
+    name: ClassVar[str]
+    precision = "float32"
+
+    @abc.abstractmethod
+    def check(self, model: keras.Model, path: Path) -> Path:
+        """Return the file or folder to write where the user said `path`.
+
+        Raises:
+            InputError: the choices do not suit the model, or nothing can be written there.
+        """
+
+    @abc.abstractmethod
+    def write(self, model: keras.Model, path: Path, contract: Contract, described: Mapping[str, str]) -> None:
+        """Write the model to `path`, with the texts `described`, of which the contract is one."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def recognizes(path: Path) -> bool:
+        """Return whether what is at `path` may be an export of this format, whole or not."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def open(path: Path) -> Predictor:
+        """Return what runs an exported file; errors as of `Predictor`."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def records(path: Path) -> tuple[Path, Path]:
+        """Return the file beside which the records of an export lie, and that of its test vectors."""
+
+
+def export(
+    model: keras.Model,
+    path: str | Path,
+    file_format: Format,
+    *,
+    class_names: Sequence[str] = CLASS_NAMES,
+    metadata: Mapping[str, str] | None = None,
+    images: Any = None,
+) -> Verification:
+    """Write a model, run the new file in its own runtime, compare it with Keras, and put it in its place.
+
+    Arguments, errors and what is returned are those of `to_onnx` and `to_saved_model`.
+    """
+    target = file_format.check(model, Path(path))
+    contract = contract_of(model, class_names)
+    described = describe(model, file_format.precision, contract, metadata or {})
+    with staging(target) as folder:
+        staged = folder / target.name
+        file_format.write(model, staged, contract, described)
+        verification = compare(model, file_format.open(staged), target, file_format.precision, images)
+        file, vectors = file_format.records(staged)
+        write_json(vectors, verification.test_vectors(), indent=None)
+        beside = file_format.records(target)[0].parent
+        add_entries(file.parent, "verification.json", {file.name: verification.record()}, beside)
+        add_entries(file.parent, manifest.NAME, manifest.manifest(file.parent), beside)
+        # The export itself comes last, when everything about it is there.
+        for part in sorted(folder.iterdir(), key=lambda part: part == staged):
+            place(part, target.with_name(part.name))
+    return verification
+
+
+def add_entries(folder: Path, name: str, entries: dict, beside: Path) -> None:
+    """Write a JSON file to `folder`: what is in `beside`, where other exports may lie, and `entries`."""
+    try:
+        before = json.loads((beside / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        before = {}
+    except ValueError:
+        before = None
+    if not isinstance(before, dict):
+        raise InputError(f"{beside / name}: not written by an export; choose another folder")
+    write_json(folder / name, before | entries)
