@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -223,6 +223,9 @@ class SquaresData(DataSection):
     square: Count = 64  # side of the square, in pixels
 
 
+Data = DtdData | FolderData | Isic2017Data | ManifestData | SquaresData | TexturesData
+
+
 class GammaStep(Section):
     """The arguments of `patchnet_tf.model.layers.GammaCorrection`."""
 
@@ -237,6 +240,9 @@ class ShadesOfGrayStep(Section):
     norm: Annotated[float, Field(ge=1, lt=math.inf), expect("a number of at least 1")] = 6
 
 
+Step = GammaStep | ShadesOfGrayStep
+
+
 class ModelSection(Section):
     """What all models have in common."""
 
@@ -244,7 +250,7 @@ class ModelSection(Section):
     crop: Size | None = None  # look at the central region only
     # Layers of the model before it looks at the pixels, in this order.
     preprocessing: Annotated[
-        tuple[Annotated[GammaStep | ShadesOfGrayStep, Field(discriminator="kind")], ...], Field(strict=False)
+        tuple[Annotated[Step, Field(discriminator="kind")], ...], Field(strict=False)
     ] = ()
 
 
@@ -272,6 +278,9 @@ class Vgg19CamModel(ModelSection):
 
     kind: Literal["vgg19_cam"]
     width: Share = 1.0  # of the published network's channels
+
+
+Model = PatchNetModel | Vgg11Model | Vgg19CamModel
 
 
 def patchnet_by_default(model: Any) -> Any:
@@ -330,15 +339,8 @@ class Config(Section):
     """One experiment."""
 
     name: Name
-    data: Annotated[
-        DtdData | FolderData | Isic2017Data | ManifestData | SquaresData | TexturesData,
-        Field(discriminator="kind"),
-    ]
-    model: Annotated[
-        PatchNetModel | Vgg11Model | Vgg19CamModel,
-        Field(discriminator="kind"),
-        BeforeValidator(patchnet_by_default),
-    ]
+    data: Annotated[Data, Field(discriminator="kind")]
+    model: Annotated[Model, Field(discriminator="kind"), BeforeValidator(patchnet_by_default)]
     training: Training = Training()
     comparison: Annotated[Comparison, MayChange()] = Comparison()
 
@@ -347,19 +349,16 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+def by_kind(union: Any) -> dict[str, type[Section]]:
+    """Return the sections of a union, by their kinds."""
+    return {get_args(section.model_fields["kind"].annotation)[0]: section for section in get_args(union)}
+
+
 SECTIONS = {
     (): Config,
-    ("data", "dtd"): DtdData,
-    ("data", "folder"): FolderData,
-    ("data", "isic2017"): Isic2017Data,
-    ("data", "manifest"): ManifestData,
-    ("data", "squares"): SquaresData,
-    ("data", "textures"): TexturesData,
-    ("model", "patchnet"): PatchNetModel,
-    ("model", "vgg11"): Vgg11Model,
-    ("model", "vgg19_cam"): Vgg19CamModel,
-    ("model", "preprocessing", "gamma"): GammaStep,
-    ("model", "preprocessing", "shades_of_gray"): ShadesOfGrayStep,
+    **{("data", kind): section for kind, section in by_kind(Data).items()},
+    **{("model", kind): section for kind, section in by_kind(Model).items()},
+    **{("model", "preprocessing", kind): section for kind, section in by_kind(Step).items()},
     ("comparison",): Comparison,
     ("comparison", "baselines"): Baselines,
     ("training",): Training,  # last: of two keys with one name it is likelier meant

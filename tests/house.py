@@ -19,6 +19,7 @@ FLOORS = {
     "ground": {
         "errors": "what can go wrong, in one line",
         "files": "whole files or none",
+        "progress": "how far a task is",
         "contract": "what an exported file promises",
         "config": "the schema of configs/*.yaml",
         "images": "pixels in and out",

@@ -13,7 +13,7 @@ import yaml
 from patchnet_tf.config import Loader, load_config
 from patchnet_tf.export import comparison
 from patchnet_tf.serving import Predictor
-from patchnet_tf.training import experiment
+from patchnet_tf.training.train import train
 
 from .small import SMALL, image_folder, save
 
@@ -26,9 +26,9 @@ def place(tmp_path_factory):
     """A folder with a finished run, `run`, its configuration, and one that was cut off, `cut`."""
     place = tmp_path_factory.mktemp("place")
     (place / "small.yaml").write_text(SMALL)
-    experiment.train(load_config(place / "small.yaml", ["training.epochs=1"]), place / "run")
+    train(load_config(place / "small.yaml", ["training.epochs=1"]), place / "run")
     vgg = load_config(place / "small.yaml", ["training.epochs=1", "model={kind: vgg19_cam, width: 0.02}"])
-    experiment.train(vgg, place / "vgg")
+    train(vgg, place / "vgg")
     (place / "cut").mkdir()
     (place / "cut" / "config.yaml").write_text(SMALL)
     (place / "other").mkdir()
@@ -216,7 +216,7 @@ def test_interrupt(patchnet, place, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "train", interrupted)
+    monkeypatch.setattr("patchnet_tf.training.train.train", interrupted)
     code, _, err = patchnet("train", place / "small.yaml", "--out", tmp_path / "new")
     assert code == 130
     assert err == "interrupted: the same command with --resume continues\n"

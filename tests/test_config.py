@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from patchnet_tf.config import load_config
+from patchnet_tf.config import Config, Section, Training, load_config
 from patchnet_tf.errors import InputError
 
 from .small import SMALL
@@ -354,3 +354,28 @@ def test_baselines_of_this_project(data, end, kind, monkeypatch):
     assert baseline.training == patchnet.training.model_copy(update={"batch_size": 64})
     same = {"crop": patchnet.model.crop, "preprocessing": patchnet.model.preprocessing}
     assert baseline.model == type(baseline.model)(kind=kind, **same)
+
+
+def test_identity_is_all_but_what_may_change():
+    """A run goes on with more epochs, other masks and another comparison, and with nothing else changed."""
+    may_change = ("training.epochs", "data.mask", "comparison")
+
+    def keys(section, place=()):
+        for name in type(section).model_fields:
+            value, key = getattr(section, name), ".".join((*place, name))
+            if key in may_change:
+                continue
+            yield from keys(value, (*place, name)) if isinstance(value, Section) else [(key, value)]
+
+    for data in (
+        {"kind": "folder", "path": "x", "mask": "spot"},
+        {"kind": "isic2017", "path": "x", "mask": "lesion"},
+        {"kind": "textures"},
+    ):
+        for model in ({"patch_size": 9}, {"kind": "vgg11"}):
+            config = Config.model_validate({"name": "a", "data": data, "model": model})
+            assert config.identity() == dict(keys(config))
+    other = config.model_copy(update={"training": Training(epochs=3)})
+    assert other.identity() == config.identity()
+    other = config.model_copy(update={"training": Training(seed=3)})
+    assert other.identity() != config.identity()

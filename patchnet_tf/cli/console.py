@@ -104,7 +104,7 @@ class Bars(Progress):
 class Reporter:
     """Shows progress: bars on a terminal, otherwise a line now and then.
 
-    An instance is a `patchnet_tf.training.experiment.Progress`.
+    An instance is a `patchnet_tf.progress.Progress`.
     """
 
     def __init__(self) -> None:

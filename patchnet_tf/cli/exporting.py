@@ -135,10 +135,11 @@ def export_run(folder: Path, file_format: str, out: Path | None, *, overwrite: b
 def open_patchnet(folder: Path) -> tuple[Config, Any]:
     """Open a run whose model can be exported."""
     with heavy_imports("train"):
-        from ..training.experiment import open_run
+        from ..training.kinds import kind_of
+        from ..training.run import open_run
 
     config, model = open_run(folder)
-    if config.model.kind != "patchnet":
+    if not kind_of(config).exportable:
         raise InputError(
             f"{folder}: only a PatchNet is exported, as its heatmap is part of the file. "
             f"Received: model.kind {config.model.kind}"

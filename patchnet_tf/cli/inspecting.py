@@ -55,9 +55,9 @@ def explain(
     """
     with one_line_errors():
         with heavy_imports("train"):
-            from ..training import experiment
+            from ..evaluation.explain import explain as explain_images
         with Reporter() as progress:
-            explained = experiment.explain(run, images, out, resize=resize, progress=progress)
+            explained = explain_images(run, images, out, resize=resize, progress=progress)
         show(explained_table(explained))
         print(f"Heatmaps: {out or run / 'heatmaps'}")
 
@@ -128,10 +128,10 @@ def data_check(
 def evaluate_run(folder: Path) -> None:
     """Evaluate with progress and print the table."""
     with heavy_imports("train"):
-        from ..training import experiment
+        from ..evaluation.evaluate import evaluate as measure
 
     with Reporter() as progress:
-        measured = experiment.evaluate(folder, progress=progress)
+        measured = measure(folder, progress=progress)
     show(evaluation_table(measured))
     write_page(folder)
 

@@ -67,9 +67,9 @@ def demo(
 def train_run(config: Config, folder: Path, resume: bool) -> None:
     """Train with progress; say what stopped the training and where things are."""
     with heavy_imports("train"):
-        from ..training import experiment
+        from ..training.train import train as train_model
     with Reporter() as progress:
-        trained = experiment.train(config, folder, resume=resume, progress=progress)
+        trained = train_model(config, folder, resume=resume, progress=progress)
     best = trained.best
     print(
         f"Trained {len(trained.rows)} epochs: {trained.reason}. Kept the weights of epoch {best.epoch} "

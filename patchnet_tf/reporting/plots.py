@@ -167,7 +167,7 @@ def training(history: Sequence[Any], best_epoch: int | None) -> str:
         An <svg> element.
 
     Example:
-        >>> svg = training(experiment.train(config, folder).rows, best_epoch=20)
+        >>> svg = training(train(config, folder).rows, best_epoch=20)
     """
     with matplotlib.rc_context(SVG):
         figure = Figure((4.6, 4.4), layout="constrained")

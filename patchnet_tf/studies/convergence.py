@@ -27,8 +27,10 @@ from ..files import write_json
 from ..images.pictures import save_png
 from ..model.heatmaps import Drawing, heatmap_model
 from ..model.patchnet import PatchNet
+from ..progress import Progress, silent
 from ..reporting import plots
-from ..training.experiment import Progress, open_run, silent, train
+from ..training.run import open_run
+from ..training.train import train
 
 PAPER = {"p0": 0.333, "p1": 0.982}  # of the example with 128 x 128 pixels
 

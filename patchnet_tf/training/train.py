@@ -16,7 +16,7 @@ from .build import build
 from .callbacks import Convergence, HeatmapSnapshots
 from .distribution import join_group
 from .history import Row
-from .kinds import KINDS, kind_of
+from .kinds import kind_of
 from .recorder import Recorder, digest, read_checkpoint
 from .run import CHECKPOINT, CONFIG, HEATMAPS, MODEL, TENSORBOARD, claim, with_classes
 
@@ -65,9 +65,8 @@ def train(
     folder = Path(folder)
     settings = config.training
     if settings.snapshot_every and not kind_of(config).snapshots:
-        kinds = ", ".join(name for name, kind in KINDS.items() if kind.snapshots)
         raise InputError(
-            f"training.snapshot_every: expected null, as maps are drawn in training of {kinds} alone. "
+            "training.snapshot_every: expected null, as only a PatchNet's heatmaps are drawn in training. "
             f"Received: {settings.snapshot_every} with model.kind {config.model.kind}"
         )
     keras.utils.set_random_seed(settings.seed)
