@@ -20,16 +20,16 @@ model_path, picture_path, overlay_path = sys.argv[1:]
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 3  # errors
 session = onnxruntime.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
-about = session.get_modelmeta().custom_metadata_map  # texts, in JSON where they are no names
-class_names, smallest = json.loads(about["class_names"]), json.loads(about["smallest_image"])
-channels = session.get_inputs()[0].shape[3]
+contract = json.loads(session.get_modelmeta().custom_metadata_map["patchnet_tf.contract"])
+names, [threshold] = contract["classes"]["names"], contract["thresholds"]
+smallest, channels = contract["smallest"], contract["pixels"]["channels"]
 
 picture = cv2.imread(picture_path, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB)
 if picture is None or picture.shape[0] < smallest[0] or picture.shape[1] < smallest[1]:
     sys.exit(f"{picture_path}: not a picture of at least {smallest[0]} x {smallest[1]} pixels")
 image = picture.reshape(1, *picture.shape[:2], channels)  # uint8 (batch, height, width, channels), 0 to 255
-probability, heatmap = session.run(["probability", "heatmap"], {"image": image})
-print(f"{class_names[int(probability[0] > 0.5)]}: probability of {class_names[1]} is {probability[0]:.4f}")
+probability, heatmap = session.run(None, {session.get_inputs()[0].name: image})
+print(f"{names[int(probability[0] > threshold)]}: probability of {names[1]} is {probability[0]:.4f}")
 
 certainty = heatmap[0, ..., None] - 0.5  # (height, width, 1), -0.5 for class 0 to 0.5 for class 1
 colour = np.where(certainty > 0, (32, 0, 202), (176, 113, 5))  # blue, green, red, as OpenCV wants them

@@ -120,12 +120,16 @@ def test_browser_page(exported, tmp_path):
     image = np.random.default_rng(1).integers(0, 256, (20, 24, model.input_shape[-1]), "uint8")
     cv2.imwrite(str(folder / "picture.png"), image[..., ::-1])
     shown = visit(browser, folder, DROP)[0]
-    assert shown["answer"] == f"Probability of class 1: {model.predict(image[None], verbose=0)[0, 0]:.4f}"
+    assert shown["answer"] == f"Probability of dog: {model.predict(image[None], verbose=0)[0, 0]:.4f}"
     heatmap = pn.heatmap_model(model, method="patchwise").predict(image[None], verbose=0)[0]
     drawn = np.array(shown["heatmap"]).reshape(shown["height"], shown["width"], 4)
     assert np.abs(drawn[..., 0] - 255 * heatmap).max() <= 1
     assert (drawn[..., 3] == 255).all()
 
+    cv2.imwrite(str(folder / "picture.png"), image[:4, :, ::-1])
+    assert visit(browser, folder, DROP)[0]["answer"] == (
+        "picture.png: not a picture of at least 5 x 5 pixels (height x width)"
+    )
     (folder / "picture.png").write_text("not a picture")
     assert visit(browser, folder, DROP)[0]["answer"].startswith("picture.png: ")
     (folder / "model.onnx").unlink()

@@ -8,14 +8,52 @@ import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 
 const say = (text) => { document.getElementById("answer").textContent = text; };
 
-const session = await ort.InferenceSession.create("model.onnx", { logSeverityLevel: 3 })
+// Yields [number, bytes] of the fields of a protocol buffer, such as an ONNX file, except those that are numbers.
+function* fields(bytes) {
+  let at = 0;
+  const varint = () => {
+    let value = 0;
+    for (let scale = 1; at < bytes.length; scale *= 128) {
+      const byte = bytes[at++];
+      value += (byte % 128) * scale;
+      if (byte < 128) break;
+    }
+    return value;
+  };
+  while (at < bytes.length) {
+    const tag = varint();
+    const value = varint();  // of a text or message, its length
+    if (tag % 8) yield [tag >> 3, bytes.subarray(at, at += value)];
+  }
+}
+
+// What the model takes and answers, as its file says. onnxruntime-web does not hand out a file's metadata.
+function contractOf(file) {
+  const decode = ([, text]) => new TextDecoder().decode(text);
+  const entries = [...fields(file)].filter(([number]) => number === 14);  // metadata_props, of {1: key, 2: value}
+  const metadata = Object.fromEntries(entries.map(([, entry]) => [...fields(entry)].map(decode)));
+  return JSON.parse(metadata["patchnet_tf.contract"]);
+}
+
+async function load(path) {
+  const response = await fetch(path);
+  if (!response.ok) throw new Error(response.statusText);
+  const file = new Uint8Array(await response.arrayBuffer());
+  return [await ort.InferenceSession.create(file, { logSeverityLevel: 3 }), contractOf(file)];
+}
+
+const [session, contract] = await load("model.onnx")
   .catch((error) => { say(`model.onnx cannot be loaded: ${error.message}`); throw error; });
-const channels = session.inputMetadata[0].shape[3];
+const [input] = session.inputNames;
+const { classes: { names }, pixels: { channels }, smallest } = contract;
 say("Ready.");
 
 async function read(file) {
   // The pixels as they are in the file, without the screen's colour profile.
   const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
+  if (bitmap.height < smallest[0] || bitmap.width < smallest[1]) {
+    throw new Error(`not a picture of at least ${smallest.join(" x ")} pixels (height x width)`);
+  }
   const canvas = document.getElementById("picture");
   [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
   const context = canvas.getContext("2d");
@@ -46,9 +84,10 @@ async function explain(file) {
   if (!file) return;
   say("Thinking ...");
   try {
-    const { probability, heatmap } = await session.run({ image: await read(file) });
+    const answers = await session.run({ [input]: await read(file) });
+    const [probability, heatmap] = session.outputNames.map((name) => answers[name]);
     draw(heatmap);
-    say(`Probability of class 1: ${probability.data[0].toFixed(4)}`);
+    say(`Probability of ${names[1]}: ${probability.data[0].toFixed(4)}`);
   } catch (error) {
     say(`${file.name}: ${error.message}`);
   }
