@@ -5,7 +5,10 @@ from scipy.signal import correlate2d
 
 import patchnet_tf as pn
 from patchnet_tf import baselines
-from patchnet_tf.baselines.maps import CAM, GradCAM, every_layer, zero_to_one
+from patchnet_tf.baselines.cam import CAM
+from patchnet_tf.baselines.class_maps import min_max_normalized
+from patchnet_tf.baselines.grad_cam import GradCAM
+from patchnet_tf.baselines.layers import every_layer
 
 
 def small_cam(shape=(None, None, 2), end="sigmoid", units=1):
@@ -196,8 +199,9 @@ def test_constant_maps_are_one_half(rng):
 def test_scaling():
     maps = np.array([[[1, 3], [2, 5]], [[7, 7], [7, 7]], [[0, 0], [0, 0]]], "float32")
     expected = [[[0, 0.5], [0.25, 1]], [[0.5, 0.5], [0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]]]
-    np.testing.assert_allclose(zero_to_one(maps), expected)
-    assert np.all(zero_to_one(np.float32([[[0.3, np.nextafter(np.float32(0.3), 1)]]])) == 0.5)  # rounding
+    np.testing.assert_allclose(min_max_normalized(maps), expected)
+    rounding = np.float32([[[0.3, np.nextafter(np.float32(0.3), 1)]]])
+    assert np.all(min_max_normalized(rounding) == 0.5)
 
 
 @pytest.mark.parametrize("method", [baselines.cam, baselines.grad_cam])
