@@ -6,6 +6,26 @@ from setuptools import setup
 
 HERE = Path(__file__).parent
 
+EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of the command
+    "train": [
+        "keras>=3.12,<4",
+        "tensorflow>=2.20,<2.22",
+        "tensorboard>=2.20,<2.22",
+        "opencv-python-headless>=4.10,<6",
+        "scikit-image>=0.25,<0.27",
+        "scikit-learn>=1.5,<2",
+        "scipy>=1.15,<2",
+        "matplotlib>=3.9,<4",
+        "jinja2>=3.1,<4",
+    ],
+    "export": ["onnx>=1.17,<2", "tf2onnx>=1.17,<2", "tensorflow-serving-api>=2.20,<2.22"],
+    "serve": ["kserve>=0.21,<0.22"],
+    "client": ["tensorflow-serving-api>=2.20,<2.22"],
+    "nuclei": ["mahotas>=1.4.18,<2"],
+    "jax": ["jax>=0.7,<1"],
+}
+TOOLS = ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<1", "build>=1.2,<2", "setuptools>=77"]
+
 setup(
     name="patchnet-tf",
     version="0.1.0",
@@ -49,32 +69,15 @@ setup(
     },
     install_requires=[
         "numpy>=1.26,<3",
-        "keras>=3.12,<4",
-        "tensorflow>=2.20,<2.22",
-        "tensorboard>=2.20,<2.22",
-        "tensorflow-serving-api>=2.20,<2.22",
-        "urllib3>=2.2,<3",
-        "opencv-python-headless>=4.10,<6",
         "pillow>=10.1,<14",
-        "scikit-image>=0.25,<0.27",
-        "matplotlib>=3.9,<4",
-        "jinja2>=3.1,<4",
-        "scikit-learn>=1.5,<2",
-        "scipy>=1.15,<2",
-        "mahotas>=1.4.18,<2",
         "pydantic>=2.9,<3",
         "pyyaml>=6,<7",
         "typer>=0.15,<1",
         "rich>=13,<16",
-        "onnx>=1.17,<2",
-        "tf2onnx>=1.17,<2",
+        "urllib3>=2.2,<3",
         # Up to 1.26 it is built for CUDA 12, as TensorFlow is. It runs without a GPU too.
         "onnxruntime-gpu>=1.24,<1.27",
     ],
-    extras_require={
-        "jax": ["jax>=0.7,<1"],
-        "serve": ["kserve>=0.21,<0.22"],
-        "test": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<1", "kserve>=0.21,<0.22"],
-    },
+    extras_require={**EXTRAS, "test": [*TOOLS, *(name for names in EXTRAS.values() for name in names)]},
     entry_points={"console_scripts": ["patchnet = patchnet_tf.cli:main"]},
 )
