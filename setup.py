@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -34,31 +34,15 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11,<3.14",
+    # Three of the packages stand beside patchnet_tf. An installed `patchnet demo` needs its configuration.
     packages=[
-        "patchnet_tf",
-        "patchnet_tf.baselines",
-        "patchnet_tf.cli",
-        "patchnet_tf.data",
-        "patchnet_tf.evaluation",
-        "patchnet_tf.images",
-        "patchnet_tf.model",
-        "patchnet_tf.reporting",
-        "patchnet_tf.studies",
-        "patchnet_tf.training",
-        "patchnet_tf.configs",
-        "patchnet_tf.export",
-        "patchnet_tf.serving",
-        "patchnet_tf.serving.deploy",
-        "patchnet_tf.serving.page",
+        *find_packages(include=["patchnet_tf*"]),
+        *(f"patchnet_tf.{name}" for name in find_packages(include=["configs", "export*", "serving*"])),
     ],
-    # Configurations are files of the checkout that an installed `patchnet demo` needs too.
     package_dir={
-        "patchnet_tf": "patchnet_tf",
         "patchnet_tf.configs": "configs",
         "patchnet_tf.export": "export",
         "patchnet_tf.serving": "serving",
-        "patchnet_tf.serving.deploy": "serving/deploy",
-        "patchnet_tf.serving.page": "serving/page",
     },
     package_data={
         "patchnet_tf": ["py.typed"],
