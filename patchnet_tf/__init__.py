@@ -12,8 +12,6 @@ import importlib
 import os
 from typing import Any
 
-from .errors import extra
-
 # TensorFlow leaves oneDNN's convolutions off on some processors, where they are about twice as fast.
 # It reads this variable when it is first imported; a value that the user has set stays.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -41,11 +39,9 @@ __all__ = [*sorted(_NAMES), *sorted(_MODULES)]
 
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
-        with extra("train"):
-            return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
     if name in _MODULES:
-        with extra("export" if name == "export" else "train"):
-            return importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,8 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def parse_json(text: bytes, what: str = "request") -> Any:
-    """Return what a JSON text says; NaN and infinity are no JSON.
+def parse_json(text: bytes, what: str = "request", object_hook: Callable[[dict], Any] | None = None) -> Any:
+    """Return what a JSON text says; NaN and infinity are no JSON; `object_hook` is that of `json.loads`.
 
     Raises:
         InputError: 400, it is not JSON, or nested too deeply.
@@ -89,7 +89,7 @@ def parse_json(text: bytes, what: str = "request") -> Any:
         raise ValueError(f"{constant} is not a number in JSON")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, object_hook=object_hook)
     except RecursionError:
         raise InputError(f"{what}: JSON nested too deeply") from None
     except ValueError as error:  # UnicodeDecodeError is one too

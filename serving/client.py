@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import urllib3
 
+from ..contract import HEATMAP, IMAGE, IMAGE_BYTES, PROBABILITY, SERVING_DEFAULT
 from ..errors import InputError
 from .predictor import Prediction
 
@@ -114,8 +115,8 @@ class Client:
             TimeoutError: there was no answer in time.
         """
         image = bytes(image) if isinstance(image, bytearray | memoryview) else image
-        outputs = self._predict(image, "image_bytes" if isinstance(image, bytes) else "serving_default")
-        probability, heatmap = outputs["probability"], outputs["heatmap"]
+        outputs = self._predict(image, IMAGE_BYTES if isinstance(image, bytes) else SERVING_DEFAULT)
+        probability, heatmap = outputs[PROBABILITY], outputs[HEATMAP]
         if isinstance(image, np.ndarray) and image.ndim == 4:
             return Prediction(probability, heatmap)
         return Prediction(float(probability[0]), heatmap[0])
@@ -124,7 +125,7 @@ class Client:
         """Return the probability alone, at a small part of the heatmap's cost; pixels and errors as above."""
         if isinstance(image, bytes):
             raise InputError("A probability alone is given for pixels. Received: bytes")
-        probability = self._predict(image, "probability")["probability"]
+        probability = self._predict(image, PROBABILITY)[PROBABILITY]
         return probability if image.ndim == 4 else float(probability[0])
 
     def status(self) -> list[VersionState]:
@@ -137,9 +138,9 @@ class Client:
 
     def _predict(self, image: np.ndarray | bytes, signature: str) -> dict[str, np.ndarray]:
         if isinstance(image, bytes):
-            name, value = "image_bytes", [image]
+            name, value = IMAGE_BYTES, [image]
         elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (3, 4):
-            name, value = "image", image if image.ndim == 4 else image[None]
+            name, value = IMAGE, image if image.ndim == 4 else image[None]
         else:
             raise InputError(
                 "An image is a numpy array of uint8, (height, width, channels) or (batch, height, width, "

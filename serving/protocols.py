@@ -5,20 +5,23 @@ wrong is named with what was expected.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from ..contract import HEATMAP, IMAGE, IMAGE_BYTES, OUTPUTS, SERVING_DEFAULT, SIGNATURES
 from ..errors import InputError, TooLargeError, UnfitError
 from ..images.reading import decode
 from .predictor import Prediction, Predictor
 from .requests import file_from_base64, pixels_from_lists, type_name
 
-BOTH = ("probability", "heatmap")
-SIGNATURES = {"serving_default": BOTH, "probability": BOTH[:1], "heatmap": BOTH[1:], "image_bytes": BOTH}
+HEADER_LENGTH = "inference-header-content-length"  # of the JSON in a V2 request or answer with binary data
+INPUTS = (IMAGE, IMAGE_BYTES)
+INPUT_NAMES = f'"{IMAGE}" or "{IMAGE_BYTES}"'
+OUTPUT_NAMES = " or ".join(f'"{output}"' for output in OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,32 @@ class Limits:
         max_bytes: of the request, and of an image file in it.
         max_pixels: of an image.
         max_images: in a request.
+        max_total_pixels: of all images in a request, and of all that wait.
     """
 
     max_bytes: int = 2**24
     max_pixels: int = 2**20
     max_images: int = 32
+    max_total_pixels: int = 2**23
+
+    @property
+    def small(self) -> int:
+        """The bytes of a request that is small beside the largest one."""
+        return self.max_bytes // 256
+
+    @property
+    def max_values(self) -> int:
+        """The values in a request's JSON: numbers, lists, ...; pixels as lists of three are four each."""
+        return 5 * self.max_pixels + 2**16
 
 
 @dataclass
-class Asked:
+class InferRequest:
     """A request that has been read.
 
     Attributes:
         images: (H, W, C), uint8, whose sizes may differ.
-        outputs: which of BOTH are wanted.
+        outputs: which of `contract.OUTPUTS` are wanted.
         columns: whether the answer is one array for each output, or for TF Serving's protocol a row for each
             image.
     """
@@ -52,7 +67,7 @@ class Asked:
     columns: bool
 
 
-def read_v1(request: Any, predict: Predictor, limits: Limits) -> Asked:
+def read_v1(request: Any, predict: Predictor, limits: Limits) -> InferRequest:
     """Read the JSON of TF Serving's predict API.
 
     It is {"instances": [image, ...]} to get "predictions", a list with an object of probability and heatmap
@@ -69,26 +84,28 @@ def read_v1(request: Any, predict: Predictor, limits: Limits) -> Asked:
         raise InputError(f'request: expected "instances" and "signature_name". Received: {name(unknown)}')
     if len(request.keys() & {"instances", "inputs"}) != 1:
         raise InputError('request: expected either "instances" or "inputs"')
-    signature = request.get("signature_name", "serving_default")
+    signature = request.get("signature_name", SERVING_DEFAULT)
     if type(signature) is not str or signature not in SIGNATURES:
         raise InputError(f"signature_name: expected one of {', '.join(SIGNATURES)}")
     columns = "inputs" in request
     key = "inputs" if columns else "instances"
     items = request[key]
     if columns and type(items) is dict:
-        if len(items) != 1 or not items.keys() <= {"image", "image_bytes"}:
-            raise InputError(f'inputs: expected either "image" or "image_bytes". Received: {name(items)}')
+        if len(items) != 1 or not items.keys() <= set(INPUTS):
+            raise InputError(f"inputs: expected either {INPUT_NAMES}. Received: {name(items)}")
         [items] = items.values()
     if type(items) is not list:
         raise InputError(f"{key}: expected a list of images. Received: {type_name(items)}")
     check_count(len(items), limits, key)
-    images = [read_item(item, f"{key}[{k}]", predict, limits) for k, item in enumerate(items)]
+    images = bounded(
+        (read_item(item, f"{key}[{k}]", predict, limits) for k, item in enumerate(items)), limits
+    )
     return checked(images, SIGNATURES[signature], columns, predict)
 
 
 def read_item(item: Any, what: str, predict: Predictor, limits: Limits) -> np.ndarray:
     """Return the image of an instance."""
-    if type(item) is dict and len(item) == 1 and item.keys() <= {"image", "image_bytes"}:
+    if type(item) is dict and len(item) == 1 and item.keys() <= set(INPUTS):
         [item] = item.values()
     if type(item) is dict:
         if item.keys() != {"b64"}:
@@ -98,13 +115,13 @@ def read_item(item: Any, what: str, predict: Predictor, limits: Limits) -> np.nd
     return check_size(pixels_from_lists(item, what), what, limits)
 
 
-def write_v1(asked: Asked, predictions: Sequence[Prediction]) -> dict[str, Any]:
+def write_v1(request: InferRequest, predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Return the answer to what `read_v1` read."""
-    if asked.columns:
-        columns = {output: [getattr(p, output) for p in predictions] for output in asked.outputs}
-        return {"outputs": columns if len(columns) > 1 else columns[asked.outputs[0]]}
-    rows = [{output: getattr(p, output) for output in asked.outputs} for p in predictions]
-    return {"predictions": rows if len(asked.outputs) > 1 else [row[asked.outputs[0]] for row in rows]}
+    if request.columns:
+        columns = {output: [getattr(p, output) for p in predictions] for output in request.outputs}
+        return {"outputs": columns if len(columns) > 1 else columns[request.outputs[0]]}
+    rows = [{output: getattr(p, output) for output in request.outputs} for p in predictions]
+    return {"predictions": rows if len(request.outputs) > 1 else [row[request.outputs[0]] for row in rows]}
 
 
 @dataclass
@@ -126,7 +143,7 @@ def read_v2_json(request: Any, binary: bytes = b"") -> tuple[list[Tensor], tuple
     if type(request) is not dict or type(request.get("inputs")) is not list:
         raise InputError('request: expected an object with "inputs", a list')
     if len(request["inputs"]) != 1:
-        raise InputError('inputs: expected one, named "image" or "image_bytes"')
+        raise InputError(f"inputs: expected one, named {INPUT_NAMES}")
     tensors, rest = [], binary
     for k, item in enumerate(request["inputs"]):
         if type(item) is not dict:
@@ -135,6 +152,8 @@ def read_v2_json(request: Any, binary: bytes = b"") -> tuple[list[Tensor], tuple
         size = parameters.get("binary_data_size") if type(parameters) is dict else None
         data = item.get("data")
         if size is not None:
+            if data is not None:
+                raise InputError(f"inputs[{k}]: expected either data or binary_data_size. Received: both")
             if type(size) is not int or not 0 <= size <= len(rest):
                 raise InputError(f"inputs[{k}]: expected binary_data_size of at most {len(rest)} bytes")
             data, rest = rest[:size], rest[size:]
@@ -145,58 +164,67 @@ def read_v2_json(request: Any, binary: bytes = b"") -> tuple[list[Tensor], tuple
     if type(outputs) is not list or any(type(output) is not dict for output in outputs):
         raise InputError("outputs: expected a list of objects")
     if any(type(output.get("name")) is not str for output in outputs):
-        raise InputError('outputs: expected "probability" or "heatmap" as name')
+        raise InputError(f"outputs: expected {OUTPUT_NAMES} as name")
     return tensors, tuple(output["name"] for output in outputs)
 
 
-def read_v2(tensors: list[Tensor], outputs: Sequence[Any], predict: Predictor, limits: Limits) -> Asked:
+def read_v2(
+    tensors: list[Tensor], outputs: Sequence[Any], predict: Predictor, limits: Limits
+) -> InferRequest:
     """Read the inputs of a V2 request: one, "image" UINT8 (B, H, W, C) or "image_bytes" BYTES (B,).
 
     Raises:
         InputError: they are not so, or have an image that the model cannot take.
     """
-    if len(tensors) != 1 or tensors[0].name not in ("image", "image_bytes"):
-        raise InputError('inputs: expected one, named "image" or "image_bytes"')
+    if len(tensors) != 1 or tensors[0].name not in INPUTS:
+        raise InputError(f"inputs: expected one, named {INPUT_NAMES}")
     [tensor] = tensors
-    if not set(outputs) <= set(BOTH):
-        raise InputError('outputs: expected "probability" or "heatmap"')
+    if not set(outputs) <= set(OUTPUTS):
+        raise InputError(f"outputs: expected {OUTPUT_NAMES}")
     shape, what = tensor.shape, tensor.name
     if type(shape) is not list or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
         raise InputError(f"{what}: expected shape, a list of whole numbers")
-    rank, datatype = (4, "UINT8") if what == "image" else (1, "BYTES")
+    rank, datatype = (4, "UINT8") if what == IMAGE else (1, "BYTES")
     if tensor.datatype != datatype or len(shape) != rank:
         expected = (
             "UINT8 of shape (count, height, width, channels)" if rank == 4 else "BYTES of shape (count)"
         )
         raise InputError(f"{what}: expected {expected}")
     check_count(shape[0], limits, what)
-    if what == "image_bytes":
+    if what == IMAGE_BYTES:
         files = byte_texts(tensor.data, shape[0], what, limits)
         names = (f"{what}[{k}]" for k in range(len(files)))
-        images = [read_file(*pair, predict, limits) for pair in zip(files, names, strict=True)]
+        pairs = zip(files, names, strict=True)
+        images = bounded((read_file(*pair, predict, limits) for pair in pairs), limits)
     else:
         if 0 in shape:
             raise InputError(f"{what}: expected a (count, height, width, channels) without 0")
         if shape[1] * shape[2] > limits.max_pixels:
             too_many_pixels(what, shape[1:3], limits)
-        numbers = byte_numbers(tensor.data, what)
+        if math.prod(shape[:3]) > limits.max_total_pixels:
+            raise too_many_in_all(limits)
+        numbers = byte_numbers(tensor.data, shape, what)
         if len(numbers) != math.prod(shape):
             raise InputError(
                 f"{what}: expected {math.prod(shape)} numbers, as shape says. Received: {len(numbers)}"
             )
         images = list(np.frombuffer(numbers, "uint8").reshape(shape))
-    wanted = tuple(output for output in BOTH if output in outputs or not outputs)
+    wanted = tuple(output for output in OUTPUTS if output in outputs or not outputs)
     return checked(images, wanted, True, predict)
 
 
-def byte_numbers(data: Any, what: str) -> bytes:
-    """Return numbers from 0 to 255, in a flat or a nested list, as bytes; bytes are returned as they are."""
+def byte_numbers(data: Any, shape: Sequence[int], what: str) -> bytes:
+    """Return numbers from 0 to 255, in a flat list or nested as `shape` says, as bytes; bytes as they are."""
     if isinstance(data, bytes):
         return data
     if type(data) is not list:
         raise InputError(f"{what}: expected data, a list. Received: {type_name(data)}")
-    for _ in range(3):
-        if data and all(type(item) is list for item in data):
+    if data and type(data[0]) is list:
+        if len(data) != shape[0]:
+            raise InputError(f"{what}: expected data that is flat, or nested as shape says")
+        for size in shape[1:]:
+            if any(type(item) is not list or len(item) != size for item in data):
+                raise InputError(f"{what}: expected data that is flat, or nested as shape says")
             data = list(chain.from_iterable(data))
     if odd := [number for number in data if type(number) is not int]:
         raise InputError(f"{what}: expected whole numbers. Received: {type_name(odd[0])}")
@@ -233,10 +261,10 @@ def byte_texts(data: Any, count: int, what: str, limits: Limits) -> list[bytes]:
     return files
 
 
-def stacked(asked: Asked, predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
+def stacked(request: InferRequest, predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
     """Return the wanted outputs as arrays: probability (B,), heatmap (B, H, W), float32."""
     return {
-        output: np.array([getattr(p, output) for p in predictions], "float32") for output in asked.outputs
+        output: np.array([getattr(p, output) for p in predictions], "float32") for output in request.outputs
     }
 
 
@@ -269,13 +297,31 @@ def too_many_pixels(what: str, size: Sequence[int], limits: Limits) -> None:
     )
 
 
-def checked(images: list[np.ndarray], outputs: tuple[str, ...], columns: bool, predict: Predictor) -> Asked:
+def bounded(images: Iterable[np.ndarray], limits: Limits) -> list[np.ndarray]:
+    """Return images (H, W, C), of which each is made when those before it are not too many pixels."""
+    taken, pixels = [], 0
+    for image in images:
+        taken.append(image)
+        pixels += image.shape[0] * image.shape[1]
+        if pixels > limits.max_total_pixels:
+            raise too_many_in_all(limits)
+    return taken
+
+
+def too_many_in_all(limits: Limits) -> TooLargeError:
+    """Return the error of images that have too many pixels together."""
+    return TooLargeError(f"request: expected at most {limits.max_total_pixels} pixels in all its images")
+
+
+def checked(
+    images: list[np.ndarray], outputs: tuple[str, ...], columns: bool, predict: Predictor
+) -> InferRequest:
     """Refuse images that the model cannot take, and sizes that differ where one array shall hold them."""
     for k, image in enumerate(images):
         predict.check(image, f"image {k}")
-    if columns and "heatmap" in outputs and len({image.shape for image in images}) > 1:
+    if columns and HEATMAP in outputs and len({image.shape for image in images}) > 1:
         raise UnfitError('images: expected one size; "instances" takes several')
-    return Asked(images, outputs, columns)
+    return InferRequest(images, outputs, columns)
 
 
 def name(keys: Any) -> str:

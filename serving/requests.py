@@ -2,14 +2,21 @@
 
 import base64
 import binascii
+import re
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from ..errors import FormatError, InputError, TooLargeError, UnfitError
+from ..files import parse_json
 from ..images.reading import MAX_BYTES
 
+# A text, a list of numbers, or a list of such lists, in an image a row of pixels. Nothing is tried twice.
+PARTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|\[\s*+(?:[-+.\w\s,]++|\[[-+.\w\s,]*+\]){0,100000}+\]', re.DOTALL)
+PART = "\0"  # the key of a part's number
+LARGE = 2**16  # bytes of JSON that are read part by part
+MAX_LOOSE = 2**18  # values outside of parts
 STATUS = {TooLargeError: 413, FormatError: 415, UnfitError: 422, InputError: 400}
 
 
@@ -39,6 +46,36 @@ def status_of(error: InputError) -> int:
     if isinstance(error, RequestError):
         return error.status
     return next(status for kind, status in STATUS.items() if isinstance(error, kind))
+
+
+def read_json(text: bytes, max_values: int) -> Any:
+    """Return what the JSON of a request says.
+
+    Rows of pixels are read one by one: Python runs nothing else while it reads a JSON text.
+
+    Raises:
+        InputError: 400, it is not JSON, or nested too deeply; 413, there are more values than `max_values`.
+    """
+    if len(text) < LARGE:
+        return parse_json(text)
+    if text.count(b",") + text.count(b"[") > max_values:
+        raise TooLargeError(f"request: expected at most {max_values} values in JSON; files in base64 are one")
+    parts: list[Any] = []
+
+    def keep(part: re.Match) -> bytes:
+        if part[0].startswith(b'"') or len(part[0]) < 32:
+            return part[0]
+        parts.append(parse_json(part[0]))
+        return b'{"\\u0000":%d}' % (len(parts) - 1)
+
+    def put_back(item: dict) -> Any:
+        number = item.get(PART)
+        return parts[number] if type(number) is int and 0 <= number < len(parts) else item
+
+    rest = PARTS.sub(keep, text)
+    if sum(rest.count(mark) for mark in (b",", b"[", b"{")) > MAX_LOOSE:
+        raise TooLargeError("request: expected pixels as lists of numbers, or files in base64")
+    return parse_json(rest, object_hook=put_back)
 
 
 def pixels_from_lists(rows: Any, what: str = "image") -> np.ndarray:

@@ -23,7 +23,7 @@ from .conftest import shake
 from .serving import serving
 from .test_validation import encoded
 
-pytest.importorskip("kserve", reason="needs the extra serve")
+pytest.importorskip("tritonclient", reason="needs the extra serve")
 websocket = pytest.importorskip("websocket")
 BROWSER = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not BROWSER, reason="needs chromium")

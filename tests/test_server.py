@@ -30,7 +30,7 @@ from .conftest import shake
 from .serving import Served, serving
 from .test_validation import BAD_FILES, GREY, RGB, encoded
 
-pytest.importorskip("kserve", reason="needs the extra serve")
+pytest.importorskip("tritonclient", reason="needs the extra serve")
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (13, 11, 3), "uint8")
 LIMITS = ("--max-bytes", 100_000, "--max-pixels", 2000, "--max-images", 4)
@@ -338,8 +338,8 @@ def test_bad_requests(served, pool, direct, name):
 def test_v2_versions(served, pool):
     at = f"http://127.0.0.1:{served.http}/v2/models/cells"
     metadata = pool.request("GET", at + "/versions/1").json()
-    assert {**metadata, "versions": None} == pool.request("GET", at).json()
-    assert metadata["name"] == "cells"
+    assert metadata == pool.request("GET", at).json()
+    assert (metadata["name"], metadata["versions"]) == ("cells", ["1"])
     assert pool.request("GET", at + "/versions/1/ready").json() == {"name": "cells", "ready": True}
 
 
@@ -361,7 +361,7 @@ def eventually(condition, seconds=10):
 
 
 def test_a_client_that_leaves_is_no_error(served):
-    head = b"POST /v1/models/cells:predict HTTP/1.1\r\nhost: x\r\n"
+    head = b"POST /v1/models/cells:predict HTTP/1.1\r\nhost: localhost\r\n"
     head += b"x-request-id: gone\r\ncontent-length: 99\r\n\r\n"
     with socket.create_connection(("127.0.0.1", served.http)) as connection:
         connection.sendall(head + b"{")
@@ -372,7 +372,7 @@ def test_a_client_that_leaves_is_no_error(served):
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_listening(host):
     """Connections send small packets at once; a second server is refused, with the address."""
-    from patchnet_tf.serving.server import address, listen
+    from patchnet_tf.serving.server.connection import address, listen
 
     try:
         listening = listen(host, 0)
@@ -399,29 +399,24 @@ def test_a_grpc_port_is_not_shared(path, served, workers):
 
 
 @contextlib.asynccontextmanager
-async def behind_the_door(max_bytes):
+async def behind_the_middleware(max_bytes):
     """Serve, in this process, an application that reads a body and waits a second."""
-    from patchnet_tf.serving import server
+    from patchnet_tf.serving.server import Limits, Options
+    from patchnet_tf.serving.server.answers import json_answer
+    from patchnet_tf.serving.server.connection import http_server, listen
+    from patchnet_tf.serving.server.middleware import LimitsMiddleware
 
     async def app(scope, receive, send):
         while (await receive()).get("more_body"):
             pass
         await asyncio.sleep(1)
-        await server.json_answer({})(scope, receive, send)
+        await json_answer({})(scope, receive, send)
 
-    service = SimpleNamespace(options=SimpleNamespace(limits=server.Limits(max_bytes)), draining=False)
+    options = Options(Path("cells.onnx"), "cells", limits=Limits(max_bytes))
+    model = SimpleNamespace(options=options, draining=False)
     metrics = SimpleNamespace(request=lambda *arguments, **more: None)
-    door = server.Door(app, service, metrics)
-    running = server.Server(
-        server.uvicorn.Config(
-            door,
-            http=server.Connection,
-            h11_max_incomplete_event_size=server.HEAD_BYTES,
-            log_config=None,
-            lifespan="off",
-        )
-    )
-    with server.listen("127.0.0.1", 0) as listening:
+    running = http_server(LimitsMiddleware(app, model, metrics))
+    with listen("127.0.0.1", 0) as listening:
         task = asyncio.create_task(running.serve([listening]))
         try:
             yield listening.getsockname()[1]
@@ -430,13 +425,13 @@ async def behind_the_door(max_bytes):
             await task
 
 
-POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n"
 
 
 def test_slow_requests_are_given_up(monkeypatch):
     """Heads that are never whole, and bodies that drip, also after a request that was answered."""
-    monkeypatch.setattr("patchnet_tf.serving.server.HEAD_SECONDS", 0.5)
-    monkeypatch.setattr("patchnet_tf.serving.server.BODY_SECONDS", 0.5)
+    monkeypatch.setattr("patchnet_tf.serving.server.connection.HEAD_SECONDS", 0.5)
+    monkeypatch.setattr("patchnet_tf.serving.server.middleware.BODY_SECONDS", 0.5)
 
     async def talk(port, *parts, pause=0.1):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -449,8 +444,8 @@ def test_slow_requests_are_given_up(monkeypatch):
         return answer
 
     async def main():
-        whole = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
-        async with behind_the_door(1000) as port:
+        whole = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        async with behind_the_middleware(1000) as port:
             return await asyncio.gather(
                 talk(port, b"GET / HT"),
                 talk(port, POST, *[b"x"] * 4),
@@ -478,7 +473,7 @@ def test_bodies_that_are_held_at_once_are_bounded():
         return answer
 
     async def main():
-        async with behind_the_door(1000) as port:
+        async with behind_the_middleware(1000) as port:
             return [await asyncio.gather(*[post(port) for _ in range(12)]), [await post(port)]]
 
     many, [later] = asyncio.run(main())
@@ -492,9 +487,9 @@ def test_bodies_that_are_held_at_once_are_bounded():
 def test_workers_that_cannot_start(tmp_path):
     """They are not started on and on."""
     code = (
-        "from pathlib import Path; from patchnet_tf.serving import server\n"
-        "options = server.Options(Path('gone'), 'cells', workers=1)\n"
-        "server.supervise(options, server.listen('127.0.0.1', 0))"
+        "from pathlib import Path; from patchnet_tf.serving.server import Options, connection, process\n"
+        "options = Options(Path('gone'), 'cells')\n"
+        "process.supervise(process.work, (options,), 1, 30, connection.listen('127.0.0.1', 0))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -512,7 +507,7 @@ def test_workers_that_cannot_start(tmp_path):
 def test_what_grace_cuts_off_is_told_so(path, tmp_path):
     """While it drains it is not ready; then 503, and the process ends although threads compute."""
     count, size = 32, 512
-    options = ("--grace", 2, "--max-bytes", 2**26, "--max-batch", 1)
+    options = ("--grace", 2, "--max-bytes", 2**26, "--max-batch", 1, "--max-total-pixels", 2**24)
     with serving(path, tmp_path / "log", *options) as server:
         said = (tmp_path / "log").read_text().splitlines()
         assert f"Serving cells: http://127.0.0.1:{server.http}/ has a page to try it" in said
@@ -629,8 +624,8 @@ def test_v2(served, pool, direct):
 
 def test_v2_by_grpc(served, direct):
     import grpc
-    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-    from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+    from tritonclient.grpc import service_pb2 as pb
+    from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
     def request(shape=(1, 13, 11, 3), datatype="UINT8", name="image", raw=None, model="cells", **contents):
         message = pb.ModelInferRequest(model_name=model, id="7")
@@ -675,7 +670,7 @@ def test_v2_by_grpc(served, direct):
             (request(raw=IMAGE.tobytes()[1:]), "INVALID_ARGUMENT", "429 numbers.*Received: 428"),
             (request(uint_contents=[*FLAT[1:], 256]), "INVALID_ARGUMENT", "0..255"),
             (request(datatype="FP32", fp32_contents=FLAT), "INVALID_ARGUMENT", "UINT8"),
-            (request(datatype="PIXELS"), "INVALID_ARGUMENT", "content type"),
+            (request(datatype="PIXELS"), "INVALID_ARGUMENT", "expected UINT8"),
             (request(shape=(1, -13, -11, 3), uint_contents=FLAT), "INVALID_ARGUMENT", "expected shape"),
             (
                 request(shape=(1, 2**40, 2**40, 3), uint_contents=FLAT),
@@ -724,7 +719,7 @@ def test_health_and_metrics(served, pool, direct):
     def count():
         metrics = pool.request("GET", base + "/metrics").data.decode()
         assert 'patchnet_version{model="cells"} 1.0' in metrics
-        assert 'request_predict_seconds_count{model_name="cells"}' in metrics
+        assert 'patchnet_stage_seconds_count{stage="predict"}' in metrics
         return float(re.search(re.escape(route) + r" (\S+)", metrics)[1])
 
     Client(served.url)(IMAGE)
@@ -735,8 +730,8 @@ def test_health_and_metrics(served, pool, direct):
 
 def test_grpc_is_counted_and_logged(served, pool):
     import grpc
-    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-    from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+    from tritonclient.grpc import service_pb2 as pb
+    from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
     route = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -854,8 +849,8 @@ def test_no_request_is_lost_on_sigterm(path, direct, tmp_path, protocol):
     """Clients ask on and on; what the server has begun it answers, then they are refused a connection."""
     if protocol == "grpc":
         grpc = pytest.importorskip("grpc")
-        from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-        from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+        from tritonclient.grpc import service_pb2 as pb
+        from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
     image = np.random.default_rng(5).integers(0, 256, (40, 41, 3), "uint8")
     expected = direct(image)
     answers, errors = [], []
@@ -1034,7 +1029,7 @@ def test_what_cannot_be_served(path, tmp_path, make, message, capsys, monkeypatc
     from patchnet_tf.cli import app
 
     monkeypatch.setattr("sys.argv", ["patchnet", "serve", str(make(tmp_path, path)), "--port", "0"])
-    monkeypatch.setattr("patchnet_tf.serving.server.configure_logging", lambda: None)
+    monkeypatch.setattr("patchnet_tf.serving.server.process.configure_logging", lambda: None)
     with pytest.raises(SystemExit) as caught:
         app.main()
     assert caught.value.code == 2

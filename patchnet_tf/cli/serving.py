@@ -31,8 +31,26 @@ def serve(
     max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 2**24,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 2**20,
     max_images: Annotated[int, typer.Option(min=1, help="In a request.")] = 32,
+    max_total_pixels: Annotated[
+        int, typer.Option(min=1, help="Of all images in a request, and of all that wait.")
+    ] = 2**23,
     max_batch: Annotated[int, typer.Option(min=1, help="Images computed at once; 1: no batches.")] = 8,
     max_waiting: Annotated[int, typer.Option(min=1, help="Images that wait; more get 503.")] = 64,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Of HTTP, of a worker; then idle ones are closed.")
+    ] = 1000,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take.")] = 300,
+    keep_alive: Annotated[
+        int, typer.Option(min=1, help="Seconds that a connection may wait for its next request.")
+    ] = 75,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name in the addresses that clients use, beside localhost and numbers; * for all.",
+            show_default=False,
+        ),
+    ] = None,
     grace: Annotated[int, typer.Option(min=0, help="Seconds to end requests after SIGTERM.")] = 30,
 ) -> None:
     """Serve an exported model: HTTP, gRPC, and a page to drop images on.
@@ -48,24 +66,29 @@ def serve(
         if not model.exists():
             raise InputError(f"{model}: there is no such file or folder")
         name = name or (model.stem if model.is_file() else model.resolve().name)
+        if not host:
+            raise InputError("--host: expected an address. Received: an empty text")
         if not re.fullmatch(r"[\w.-]+", name):
             raise InputError(f"--name: expected letters, digits, '_', '-' and '.'. Received: {name}")
         with extra("serve"):
             from ..serving import server
-        limits = server.Limits(max_bytes, max_pixels, max_images)
         options = server.Options(
-            model,
-            name,
-            host,
-            port,
-            None if grpc_port < 0 else grpc_port,
-            workers,
-            device,
-            threads,
-            limits,
-            max_batch,
-            max_waiting,
-            grace,
+            model=model,
+            name=name,
+            host=host,
+            port=port,
+            grpc_port=None if grpc_port < 0 else grpc_port,
+            workers=workers,
+            device=device,
+            threads=threads,
+            limits=server.Limits(max_bytes, max_pixels, max_images, max_total_pixels),
+            max_batch=max_batch,
+            max_waiting=max_waiting,
+            grace=grace,
+            timeout=timeout,
+            keep_alive=keep_alive,
+            max_connections=max_connections,
+            allow_host=tuple(allow_host or ()),
         )
 
         def announce(address: str) -> None:

@@ -4,8 +4,9 @@ const byId = (id) => document.getElementById(id);
 const BLUE = [5, 113, 176], RED = [202, 0, 32];  // as in the pictures of `patchnet explain`
 const STRENGTH = 0.65;  // how much of the colour a certain decision gets
 
-let model = "";
-let classNames = ["class 0", "class 1"];
+let model = "";  // its name; with what follows it comes from the server
+let contract = null;  // its classes, ...
+let outputs = [];  // the names of the probability and of the heatmap
 let shown = null;  // {name, width, height, grey (H * W), pixels (ImageData or null), heatmap (Float32Array)}
 
 function say(text, error = false) {
@@ -111,12 +112,13 @@ async function explain(file) {
       }),
       decode(file),
     ]);
-    const [{ probability, heatmap: rows }] = answer.predictions;
+    const [probability, rows] = outputs.map((name) => answer.predictions[0][name]);
+    const { names } = contract.classes;
     const [height, width] = [rows.length, rows[0].length];
     const same = pixels && pixels.width === width && pixels.height === height;
     shown = { name: file.name, width, height, pixels: same ? pixels : null, heatmap: Float32Array.from(rows.flat()) };
-    const chosen = classNames[Number(probability > 0.5)];
-    say(`${file.name}: ${chosen}. Probability of ${classNames[1]}: ${probability.toFixed(4)}`);
+    const chosen = names[Number(probability > contract.thresholds[0])];
+    say(`${file.name}: ${chosen}. Probability of ${names[1]}: ${probability.toFixed(4)}`);
     byId("size").textContent = `${height} x ${width} pixels (height x width)` +
       (same ? "" : "; this browser cannot show the image itself");
     URL.revokeObjectURL(byId("npy").href);
@@ -145,9 +147,10 @@ document.addEventListener("drop", (event) => {
 try {
   [model] = (await ask("v1/models")).models;
   const { metadata, model_spec: spec } = await ask(`v1/models/${model}/metadata`);
-  classNames = JSON.parse(metadata.patchnet.class_names);
+  contract = metadata.contract;
+  outputs = Object.keys(metadata.signature_def.signature_def.serving_default.outputs);
   byId("model").textContent = `${model}, version ${spec.version}`;
-  [byId("zero").textContent, byId("one").textContent] = classNames;
+  [byId("zero").textContent, byId("one").textContent] = contract.classes.names;
   say("Ready.");
 } catch (error) {
   say(`The server does not answer: ${error.message}`, true);

@@ -1,0 +1,103 @@
+"""What a request of any protocol goes through: read, predict."""
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ...contract import HEATMAP, IMAGE, IMAGE_BYTES, OUTPUTS, PROBABILITY
+from ..batcher import Batcher
+from ..predictor import Prediction, Predictor
+from ..protocols import InferRequest, Limits
+from ..requests import RequestError
+from ..versions import Version, Versions
+from .metrics import Metrics
+from .options import Options
+
+READERS = 2  # requests of which pixels are made at once: a list in JSON takes many times its size in memory
+INPUTS = (IMAGE, IMAGE_BYTES)
+DATATYPES = {IMAGE: "UINT8", IMAGE_BYTES: "BYTES", PROBABILITY: "FP32", HEATMAP: "FP32"}
+
+
+class Answered(NamedTuple):
+    """A request, the version that answered it, and a prediction for each of its images."""
+
+    request: InferRequest
+    version: Version
+    predictions: list[Prediction]
+
+
+class Model:
+    """The served model.
+
+    Attributes:
+        draining: whether the server is about to stop: it goes on answering, but is not ready.
+    """
+
+    def __init__(self, options: Options, versions: Versions, metrics: Metrics) -> None:
+        self.name, self.options, self.versions, self.metrics = options.name, options, versions, metrics
+        self.draining = False
+        # Small requests do not wait for large ones.
+        self._readers = {large: asyncio.Semaphore(READERS) for large in (False, True)}
+        limits = options.limits
+        self._batchers = {
+            output: Batcher(
+                heatmap=output == HEATMAP,
+                max_batch=options.max_batch,
+                max_batch_pixels=limits.max_pixels,
+                max_waiting=options.max_waiting,
+                max_waiting_pixels=limits.max_total_pixels,
+                observe=metrics.batch.labels(output).observe,
+            )
+            for output in OUTPUTS
+        }
+
+    @property
+    def ready(self) -> bool:
+        """Whether a load balancer may send requests."""
+        return self.versions.current is not None and not self.draining
+
+    def version(self, name: str, number: str | None = None) -> Version:
+        """Return the current version, or raise RequestError where another model or version is wanted."""
+        if name != self.name:
+            raise RequestError(f"Model with name {name[:64]} does not exist.", 404)
+        current = self.versions.current
+        if number not in (None, str(current.number)):
+            raise RequestError(f"version {number[:32]} is not served. Served: {current.number}", 404)
+        return current
+
+    async def predict(
+        self, version: Version, read: Callable[[Predictor, Limits], InferRequest], size: int
+    ) -> Answered:
+        """Answer a request of `size` bytes; `read` makes images of it, in a thread.
+
+        Raises:
+            InputError: as of `read`; 503, too many images wait.
+        """
+        limits = self.options.limits
+        with self.metrics.stage("read"):
+            async with self._readers[size > limits.small]:
+                request = await asyncio.to_thread(read, version.predict, limits)
+        with self.metrics.stage("predict"):
+            batcher = self._batchers[HEATMAP if HEATMAP in request.outputs else PROBABILITY]
+            return Answered(request, version, await batcher.predict(request.images, version))
+
+    def tensors(self, version: Version, names: tuple[str, ...]) -> list[dict]:
+        """Return names, datatypes and shapes in the V2 protocol's words; -1 is any size."""
+        batch, height, width, channels = (size or -1 for size in version.predict.input_shape)
+        shapes = {
+            IMAGE: [batch, height, width, channels],
+            IMAGE_BYTES: [batch],
+            PROBABILITY: [batch],
+            HEATMAP: [batch, height, width],
+        }
+        return [{"name": name, "datatype": DATATYPES[name], "shape": shapes[name]} for name in names]
+
+    def metadata(self, version: Version) -> dict:
+        """Return the V2 protocol's description of the model."""
+        return {
+            "name": self.name,
+            "versions": [str(version.number)],
+            "platform": version.predict.provider,
+            "inputs": self.tensors(version, INPUTS),
+            "outputs": self.tensors(version, OUTPUTS),
+        }
