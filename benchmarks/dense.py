@@ -26,7 +26,7 @@ import numpy as np
 
 import patchnet_tf as pn
 from patchnet_tf.model.dense import MEMORY, DenseMap
-from patchnet_tf.model.heatmaps import PatchwiseMap
+from patchnet_tf.model.patchwise import PatchwiseMap
 
 import tensorflow as tf  # isort: skip  (after patchnet_tf, which switches oneDNN on)
 

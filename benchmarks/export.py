@@ -103,7 +103,7 @@ def export(p: int, folder: Path) -> None:
         found = [written] if written.is_file() else written.rglob("*")
         megabytes = sum(file.stat().st_size for file in found if file.is_file()) / 1e6
         print(f"p = {p}: {name} exported and verified in {seconds:.0f} s, {megabytes:.1f} MB", flush=True)
-    subnet = model.get_layer("decisions").layer
+    subnet = model.subnet
     spec = tf.TensorSpec((None, p, p, CHANNELS), name="patch")
     function = tf.function(lambda patch: {"decision": subnet(patch)[:, 0]}, autograph=False)
     tf2onnx.convert.from_function(

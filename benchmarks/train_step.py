@@ -57,8 +57,8 @@ def torch_step(
 def parts(model: keras.Model, images: np.ndarray) -> dict[tuple[str, str], Call]:
     """Return {(last part, direction): G from its start to that part, forward, or forward and backward}."""
     images = tf.constant(images)
-    patches = keras.Model(model.input, model.get_layer("standardize").output)
-    subnet = model.get_layer("decisions").layer
+    patches = keras.Model(model.input, model.standardize(model.patches(model.input)))
+    subnet = model.subnet
     calls = {}
     for part, last in {
         "patches, convolution 1": "conv1",

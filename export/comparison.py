@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from ..contract import HEATMAP, IMAGE, OUTPUTS, PROBABILITY
 from ..images.pixels import check_images
+from ..model.patchnet import PatchNet
 from ..serving import Predictor
-from .signature import signature, smallest_image
+from .signature import signature
 
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
 VECTOR_PIXELS = 2**17  # numbers of test vectors' images: each is several bytes of JSON
@@ -94,7 +95,7 @@ class Verification:
         ]
 
 
-def trials(model: keras.Model, images: Any, shape: tuple) -> list[tuple[str, np.ndarray]]:
+def trials(model: PatchNet, images: Any, shape: tuple) -> list[tuple[str, np.ndarray]]:
     """Return batches to compare on, and where they are from.
 
     Args:
@@ -104,7 +105,7 @@ def trials(model: keras.Model, images: Any, shape: tuple) -> list[tuple[str, np.
     """
     batch, *size, channels = shape
     rng = np.random.default_rng(0)
-    least = smallest_image(model)
+    least = model.smallest_image
     chosen = []
     for count, more in ((1, (0, 0)), (2, (3, 8))):
         h, w = (fixed or side + extra for fixed, side, extra in zip(size, least, more, strict=True))
@@ -129,7 +130,7 @@ def trials(model: keras.Model, images: Any, shape: tuple) -> list[tuple[str, np.
 
 
 def compare(
-    model: keras.Model, predict: Predictor, path: Path, precision: str, images: Any = None
+    model: PatchNet, predict: Predictor, path: Path, precision: str, images: Any = None
 ) -> Verification:
     """Compare an exported file, which will be or is at `path`, with its model; arguments as of `verify`.
 

@@ -19,9 +19,8 @@ from ..contract import (
     make_classes,
 )
 from ..errors import InputError
-from ..model.heatmaps import anatomy
-from ..model.layers import ExtractPatches
-from .signature import smallest_image
+from ..model.patchnet import PatchNet
+from .signature import check_patchnet
 
 DESCRIPTION = (
     "PatchNet (arXiv 1705.08078): the probability of class 1 is the mean decision of one small network over "
@@ -36,21 +35,20 @@ DOCS = {
 }
 
 
-def contract_of(model: keras.Model, class_names: Sequence[str]) -> Contract:
+def contract_of(model: PatchNet, class_names: Sequence[str]) -> Contract:
     """Return what a model takes and answers.
 
     Raises:
         InputError: there are not two different class names.
         ValueError: the model is not a PatchNet.
     """
+    check_patchnet(model)
     classes = make_classes(class_names)
-    pixels = Pixels(channels=model.input_shape[-1])
-    return Contract(classes=classes, pixels=pixels, smallest=smallest_image(model))
+    pixels = Pixels(channels=model.channels)
+    return Contract(classes=classes, pixels=pixels, smallest=model.smallest_image)
 
 
-def describe(
-    model: keras.Model, precision: str, contract: Contract, extra: Mapping[str, str]
-) -> dict[str, str]:
+def describe(model: PatchNet, precision: str, contract: Contract, extra: Mapping[str, str]) -> dict[str, str]:
     """Return what to write into an exported file; values that are not text are JSON.
 
     The contract is for programs; the rest says to people and to other runtimes how the model was made. The
@@ -60,20 +58,18 @@ def describe(
     Raises:
         InputError: `extra` is not text or has a key of ours.
     """
-    before, standardize, subnet = anatomy(model)
-    [cut] = [layer for layer in model.layers if isinstance(layer, ExtractPatches)]
     described = {
         VERSION: package_version(),
         KEY: contract.to_json(),
         "precision": precision,
         "class_names": json.dumps(contract.classes.names),
-        "patch_size": str(cut.patch_size),
-        "stride": str(cut.stride),
-        "crop": json.dumps(cut.crop),
+        "patch_size": str(model.patch_size),
+        "stride": str(model.stride),
+        "crop": json.dumps(model.crop),
         "smallest_image": json.dumps(contract.smallest),
-        "filters": str(subnet.get_layer("readout").kernel.shape[-1]),
-        "depth": str(sum(isinstance(layer, keras.layers.Conv2D) for layer in subnet.layers)),
-        "preprocessing": json.dumps([summary(layer) for layer in [*before, standardize]]),
+        "filters": str(model.subnet.filters),
+        "depth": str(model.subnet.depth),
+        "preprocessing": json.dumps([summary(layer) for layer in model.before_patches]),
         "Image.BitmapPixelFormat": {1: "Gray8", 3: "Rgb8"}.get(contract.pixels.channels, "Unknown"),
         "Image.ColorSpaceGamma": "SRGB",
         "Image.NominalPixelRange": "NominalRange_0_255",

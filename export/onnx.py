@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 # conversion takes half the time, and a pass that fails is an error. Read when tf2onnx runs.
 os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
 
-import keras
 import onnx
 import tensorflow as tf
 import tf2onnx
@@ -18,12 +17,13 @@ import tf2onnx
 from ..config import SIDE
 from ..contract import HEATMAP, HEATMAP_WANTED, IMAGE, OUTPUTS, Contract
 from ..errors import InputError
-from ..model.layers import ExtractPatches, check_positive, crop_center, gather_patches
+from ..model.layers import ExtractPatches, check_positive, gather_patches
+from ..model.patchnet import PatchNet
 from ..serving import Predictor
 from .comparison import TOLERANCE, Verification
 from .graph import embed_constants, make_optional, replace
 from .metadata import DESCRIPTION, DOCS, package_version
-from .signature import half_precision, signature, smallest_image
+from .signature import signature
 from .stages import CLASS_NAMES, Format, export
 
 OPSET = 18
@@ -33,7 +33,7 @@ MEMORY = 256
 
 
 def to_onnx(
-    model: keras.Model,
+    model: PatchNet,
     path: str | Path,
     *,
     precision: str = "float32",
@@ -100,7 +100,7 @@ class Onnx(Format):
     batch: int | None = None
     overwrite: bool = False
 
-    def check(self, model: keras.Model, path: Path) -> Path:
+    def check(self, model: PatchNet, path: Path) -> Path:
         """Return `path`, or say what speaks against it, or against the other choices."""
         if self.precision not in TOLERANCE:
             raise InputError(
@@ -115,9 +115,9 @@ class Onnx(Format):
         fixed_shape(model, self.size, self.batch)
         return path
 
-    def write(self, model: keras.Model, path: Path, contract: Contract, described: Mapping[str, str]) -> None:
+    def write(self, model: PatchNet, path: Path, contract: Contract, described: Mapping[str, str]) -> None:
         """Convert the model."""
-        converted = convert(half_precision(model) if self.precision == "float16" else model)
+        converted = convert(model.with_dtype("mixed_float16") if self.precision == "float16" else model)
         label(converted, fixed_shape(model, self.size, self.batch), contract, described)
         onnx.checker.check_model(converted, full_check=True)
         onnx.save(converted, path)
@@ -138,9 +138,9 @@ class Onnx(Format):
         return path, path.with_suffix(".test_vectors.json")
 
 
-def fixed_shape(model: keras.Model, size: tuple[int, int] | None, batch: int | None) -> dict[str, int]:
+def fixed_shape(model: PatchNet, size: tuple[int, int] | None, batch: int | None) -> dict[str, int]:
     """Return the sizes of those axes of the file's images that are fixed, by their names."""
-    least = smallest_image(model)
+    least = model.smallest_image
     try:
         height, width = (None, None) if size is None else (check_positive("size", side) for side in size)
         batch = None if batch is None else check_positive("batch", batch)
@@ -161,16 +161,12 @@ def fixed_shape(model: keras.Model, size: tuple[int, int] | None, batch: int | N
 class GatheredPatches(ExtractPatches):
     """The same patches, cut by gathers: tf2onnx converts TensorFlow's operator to something else."""
 
-    def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Cut (B, H, W, C) into (B, P, p, p, C)."""
-        images = crop_center(images, self.crop)
-        p = self.patch_size
-        patches = gather_patches(images, p, self.stride)  # (B, rows, columns, p * p * C)
-        shape = tf.shape(patches)
-        return tf.reshape(patches, (-1, shape[1] * shape[2], p, p, images.shape[3]))
+    def extract(self, images: tf.Tensor) -> tf.Tensor:
+        """Cut (B, H, W, C) into (B, rows, columns, p * p * C)."""
+        return gather_patches(images, self.patch_size, self.stride)
 
 
-def convert(model: keras.Model) -> onnx.ModelProto:
+def convert(model: PatchNet) -> onnx.ModelProto:
     """Return the ONNX model, without names and metadata."""
     outputs = signature(model, GatheredPatches, memory=MEMORY).python_function
     # Any shape, also where it is fixed: of a known one TensorFlow would work out where each gather reads, and

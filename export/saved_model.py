@@ -13,6 +13,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from ..contract import IMAGE, IMAGE_BYTES, SERVING_DEFAULT, SIGNATURES, Contract
 from ..errors import InputError
 from ..files import write_json
+from ..model.patchnet import PatchNet
 from ..serving import Predictor
 from ..serving.saved_model import METADATA, SavedModelPredictor
 from ..serving.versions import numbered
@@ -24,7 +25,7 @@ WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
 
 def to_saved_model(
-    model: keras.Model,
+    model: PatchNet,
     directory: str | Path,
     *,
     class_names: Sequence[str] = CLASS_NAMES,
@@ -68,7 +69,7 @@ class SavedModel(Format):
 
     name: ClassVar[str] = "saved_model"
 
-    def check(self, model: keras.Model, path: Path) -> Path:
+    def check(self, model: PatchNet, path: Path) -> Path:
         """Return the folder of the next version in the folder `path`."""
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: not a folder")
@@ -76,7 +77,7 @@ class SavedModel(Format):
             raise InputError(f"{path}: a version already; name the folder of the versions")
         return path / str(max((number for number, _ in numbered(path)), default=0) + 1)
 
-    def write(self, model: keras.Model, path: Path, contract: Contract, described: Mapping[str, str]) -> None:
+    def write(self, model: PatchNet, path: Path, contract: Contract, described: Mapping[str, str]) -> None:
         """Write the signatures, their warm-up requests and the metadata."""
         endpoints = make_endpoints(model, contract)
         archive = keras.export.ExportArchive()
@@ -113,7 +114,7 @@ class SavedModel(Format):
         return path / "saved_model.pb", path / "test_vectors.json"
 
 
-def make_endpoints(model: keras.Model, contract: Contract) -> dict[str, tuple[Signature, tf.TensorSpec]]:
+def make_endpoints(model: PatchNet, contract: Contract) -> dict[str, tuple[Signature, tf.TensorSpec]]:
     """Return what each signature computes, and from what."""
     height, width = contract.smallest
     channels = contract.pixels.channels

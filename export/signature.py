@@ -6,15 +6,16 @@ import keras
 import tensorflow as tf
 
 from ..contract import HEATMAP, IMAGE, OUTPUTS, PROBABILITY
-from ..model.dense import MEMORY, DenseMap
-from ..model.heatmaps import anatomy, heatmap_model
-from ..model.layers import Decision, ExtractPatches, PatchDistributed
+from ..model.dense import MEMORY
+from ..model.heatmaps import heatmap_model
+from ..model.layers import ExtractPatches
+from ..model.patchnet import PatchNet
 
 Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
 def signature(
-    model: keras.Model,
+    model: PatchNet,
     patches: type[ExtractPatches] = ExtractPatches,
     outputs: Sequence[str] = OUTPUTS,
     memory: int = MEMORY,
@@ -34,7 +35,11 @@ def signature(
     Raises:
         ValueError: the model is not a PatchNet.
     """
-    decisions, heatmap = free_size(model, patches), heatmap_model(model, memory=memory)
+    check_patchnet(model)
+    # Any size, though `model` may be for one.
+    image = keras.Input((None, None, model.channels), name="image")
+    decisions = keras.Model(image, model.decisions(image, patches))
+    heatmap = heatmap_model(model, memory=memory)
 
     def mean(pixels: tf.Tensor) -> tf.Tensor:
         # In double precision, so that the order of the sum, which ONNX Runtime chooses anew for every size of
@@ -55,43 +60,10 @@ def signature(
     return tf.function(answer, input_signature=[spec], autograph=False)
 
 
-def free_size(model: keras.Model, patches: type[ExtractPatches]) -> keras.Model:
-    """Return G before its mean, (B, patches, 1), for images of any size, though `model` may be for one."""
-    anatomy(model)  # a PatchNet is a chain of layers
-    image = x = keras.Input((None, None, model.input_shape[-1]), name=IMAGE)
-    for layer in model.layers[1:-1]:
-        x = (patches.from_config(layer.get_config()) if type(layer) is ExtractPatches else layer)(x)
-    return keras.Model(image, x, name=model.name)
-
-
-def half_precision(model: keras.Model) -> keras.Model:
-    """Return a copy of a PatchNet whose S computes in float16, except the sigmoid; the rest is float32."""
-    _, _, subnet = anatomy(model)
-
-    def halved(layer: keras.layers.Layer) -> keras.layers.Layer:
-        config = layer.get_config()
-        if not isinstance(layer, Decision):
-            config["dtype"] = "mixed_float16"
-        return type(layer).from_config(config)
-
-    half = keras.models.clone_model(subnet, clone_function=halved)
-    half.set_weights(subnet.get_weights())
-    x = model.inputs[0]
-    for layer in model.layers[1:]:
-        if isinstance(layer, PatchDistributed):
-            layer = PatchDistributed(half, name=layer.name)
-        elif isinstance(layer, DenseMap):
-            layer = DenseMap(half, stride=layer.stride, memory=layer.memory, dtype="mixed_float16")
-        x = layer(x)
-    return keras.Model(model.inputs[0], x, name=model.name)
-
-
-def smallest_image(model: keras.Model) -> tuple[int, int]:
-    """Return the least height and width that the model takes: its crop, or else a patch.
-
-    Raises:
-        ValueError: the model is not a PatchNet.
-    """
-    anatomy(model)
-    [cut] = [layer for layer in model.layers if isinstance(layer, ExtractPatches)]
-    return cut.crop or (cut.patch_size, cut.patch_size)
+def check_patchnet(model: keras.Model) -> None:
+    """Refuse other models: only a PatchNet has a heatmap of decisions."""
+    if not isinstance(model, PatchNet):
+        raise ValueError(
+            "Only a model made by `PatchNet` is exported. "
+            f"Received: {getattr(model, 'name', model)!r}, {type(model).__name__}"
+        )

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import keras
-
 from ..contract import Contract
 from ..errors import InputError
 from ..files import place, staging, write_json
+from ..model.patchnet import PatchNet
 from ..serving import Predictor, manifest
 from .comparison import Verification, compare
 from .metadata import contract_of, describe
+from .signature import check_patchnet
 
 CLASS_NAMES = ("class 0", "class 1")
 
@@ -30,7 +30,7 @@ class Format(abc.ABC):
     precision = "float32"
 
     @abc.abstractmethod
-    def check(self, model: keras.Model, path: Path) -> Path:
+    def check(self, model: PatchNet, path: Path) -> Path:
         """Return the file or folder to write where the user said `path`.
 
         Raises:
@@ -38,7 +38,7 @@ class Format(abc.ABC):
         """
 
     @abc.abstractmethod
-    def write(self, model: keras.Model, path: Path, contract: Contract, described: Mapping[str, str]) -> None:
+    def write(self, model: PatchNet, path: Path, contract: Contract, described: Mapping[str, str]) -> None:
         """Write the model to `path`, with the texts `described`, of which the contract is one."""
 
     @staticmethod
@@ -58,7 +58,7 @@ class Format(abc.ABC):
 
 
 def export(
-    model: keras.Model,
+    model: PatchNet,
     path: str | Path,
     file_format: Format,
     *,
@@ -70,6 +70,7 @@ def export(
 
     Arguments, errors and what is returned are those of `to_onnx` and `to_saved_model`.
     """
+    check_patchnet(model)
     target = file_format.check(model, Path(path))
     contract = contract_of(model, class_names)
     described = describe(model, file_format.precision, contract, metadata or {})

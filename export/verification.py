@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from ..errors import InputError
+from ..model.patchnet import PatchNet
 from .comparison import TOLERANCE, Verification, VerificationError, compare
 from .formats import open_exported
 from .metadata import contract_of, describe
@@ -14,7 +13,7 @@ from .metadata import contract_of, describe
 ARCHITECTURE = ("patch_size", "stride", "crop", "filters", "depth", "preprocessing")
 
 
-def verify(model: keras.Model, path: str | Path, *, images: Any = None) -> Verification:
+def verify(model: PatchNet, path: str | Path, *, images: Any = None) -> Verification:
     """Run an exported file and compare it with the model that it was made from.
 
     Args:
@@ -51,7 +50,7 @@ def verify(model: keras.Model, path: str | Path, *, images: Any = None) -> Verif
     return compare(model, predict, predict.path, predict.metadata["precision"], images)
 
 
-def check_same_model(path: Path, described: dict[str, str], model: keras.Model) -> None:
+def check_same_model(path: Path, described: dict[str, str], model: PatchNet) -> None:
     """Raise VerificationError where a file says of itself something else than holds for the model."""
     missing = {"precision", *ARCHITECTURE} - described.keys()
     if missing or described["precision"] not in TOLERANCE:

@@ -18,8 +18,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _NAMES = {
     "PatchNet": "model.patchnet",
-    "PatchSubnet": "model.patchnet",
-    "load_model": "model.patchnet",
+    "PatchSubnet": "model.subnet",
+    "load_model": "model.saving",
     "heatmap_model": "model.heatmaps",
 }
 _MODULES = {

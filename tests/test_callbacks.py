@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import patchnet_tf as pn
+from patchnet_tf.images import pictures
 from patchnet_tf.training.callbacks import Convergence, HeatmapSnapshots
 
 
@@ -258,7 +259,7 @@ def test_the_last_picture_shows_the_last_epoch_not_the_restored_weights(order, d
     assert 1 < last < 50
     assert names(tmp_path) == ["epoch_0000.png", f"epoch_{last:04d}.png"]
     model.set_weights(at_epoch[last])
-    expected = pn.pictures.strip(
+    expected = pictures.strip(
         image, pn.heatmap_model(model).predict(image, verbose=0), model.predict(image, verbose=0)
     )
     got = cv2.imread(str(tmp_path / f"epoch_{last:04d}.png"))[..., ::-1]
@@ -292,7 +293,7 @@ def test_images_of_different_sizes(rng, tmp_path):
     callback = HeatmapSnapshots(images, tmp_path, labels=[0, 1], class_names=("cat", "dog"))
     model.fit(images[0][None], np.zeros((1, 1)), callbacks=[callback], verbose=0)
     maps = pn.heatmap_model(model)
-    expected = pn.pictures.strip(
+    expected = pictures.strip(
         images,
         [maps.predict(image[None], verbose=0)[0] for image in images],
         [model.predict(image[None], verbose=0)[0, 0] for image in images],

@@ -299,8 +299,7 @@ def test_a_fixed_size_makes_no_larger_file(plain, tmp_path):
 def test_a_heatmap_of_many_tiles(name, rng, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_format, "MEMORY", 1)  # MiB
     model = make(name)
-    cut = next(layer for layer in pn.heatmap_model(model, memory=1).layers if hasattr(layer, "memory"))
-    assert dense.tile_side(2**20, 5, 1, cut.layer) < 60
+    assert dense.tile_side(2**20, 5, 1, model.subnet) < 60
     to_onnx(model, tmp_path / "tiles.onnx")
     images = rng.integers(0, 256, (2, 67, 131, model.input_shape[-1]), "uint8")
     whole = pn.heatmap_model(model, method="patchwise").predict(images, verbose=0)
@@ -414,7 +413,7 @@ def test_verify_of_a_damaged_file(damage, listed, plain, tmp_path):
     if damage == "truncated":
         copied.write_bytes(content[:-100])
     else:
-        kernel = model.get_layer("decisions").layer.get_weights()[-2].astype("<f4").tobytes()
+        kernel = model.subnet.get_weights()[-2].astype("<f4").tobytes()
         assert content.count(kernel) > 0
         copied.write_bytes(content.replace(kernel, np.roll(np.frombuffer(kernel, "<f4"), 1).tobytes()))
     if not listed:

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from ..model.layers import ZeroToOne, check_crop
-from ..model.patchnet import check_image_shape, standardize
+from ..model.layers import ZeroToOne, check_crop, check_image_shape, standardize
 
 FILTERS = (64, 128, 256, 512, 512)
 # Side of what the convolutions see: pooling halves it to one pixel.

@@ -30,79 +30,19 @@ import numpy as np
 from keras import ops
 
 from .layers import PACKAGE, at_least_zero, check_positive
+from .patchwise import EveryPatch, one_by_one
 
 MEMORY = 1792  # MiB
 
 
-class SubnetMap(keras.layers.Wrapper):
-    """S on every p x p patch of an image: what the exact and the patchwise map have in common.
-
-    Args:
-        layer: S, made by `PatchSubnet`.
-        filters: return the tanh outputs of the filters instead of the decisions.
-        stride: distance of neighbouring patches in pixels.
-
-    Call arguments:
-        images: (B, H, W, C), padded and standardized; H and W, at least p, may be unknown.
-
-    Returns:
-        (B, (H - p) // stride + 1, (W - p) // stride + 1) decisions in (0, 1), or with `filters` a last
-        axis of F values in [-1, 1].
-    """
-
-    def __init__(self, layer: keras.Model, filters: bool = False, stride: int = 1, **kwargs: Any) -> None:
-        super().__init__(layer, **kwargs)
-        self.filters = bool(filters)
-        self.stride = check_positive("stride", stride)
-        self.patch_size = layer.input_shape[1]
-        self.features = layer.get_layer("readout").kernel.shape[-1]
-        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: layer.input_shape[-1]})
-
-    def build(self, input_shape: tuple) -> None:
-        """Nothing to create: S has its weights."""
-
-    @property
-    def last_axes(self) -> tuple[int, ...]:
-        """What a pixel of the map holds: (F,) for filters, () for decisions."""
-        return (self.features,) if self.filters else ()
-
-    @property
-    def result_dtype(self) -> str:
-        """The dtype of the map: float32 for decisions, S's own for filters."""
-        return self.layer.get_layer("tanh").compute_dtype if self.filters else "float32"
-
-    def before_readout(self) -> list[keras.layers.Layer]:
-        """Return S's layers from the first convolution to the linear filter models."""
-        layers = self.layer.layers
-        return layers[1 : layers.index(self.layer.get_layer("readout")) + 1]
-
-    def finish(self, readouts: Any) -> Any:
-        """Finish S after its linear filter models: (..., F) to decisions (...), or to tanh (..., F)."""
-        for layer in self.layer.layers[len(self.before_readout()) + 1 :]:
-            readouts = layer(readouts)
-            if self.filters and layer.name == "tanh":
-                return readouts
-        return readouts[..., 0]
-
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """(B, H, W, C) to (B, rows, columns) or (B, rows, columns, F)."""
-        p, s = self.patch_size, self.stride
-        sizes = [None if size is None else (size - p) // s + 1 for size in input_shape[1:3]]
-        return (input_shape[0], *sizes, *self.last_axes)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {**super().get_config(), "filters": self.filters, "stride": self.stride}
-
-
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class DenseMap(SubnetMap):
+class DenseMap(EveryPatch):
     """S on every patch, exactly: the same numbers as patch by patch, with all shared work done once.
 
     The image is walked in tiles, so memory stays within a budget whatever the image's size.
 
     Args:
-        layer, filters, stride: see `SubnetMap`.
+        layer, filters, stride: see `EveryPatch`; `layer` is a `PatchSubnet`.
         memory: for the features of one tile, in MiB.
 
     Raises:
@@ -145,14 +85,14 @@ class DenseMap(SubnetMap):
         decide = Tile(self.layer, s, h, w)
         if not decide.padded and isinstance(down, int) and isinstance(across, int) and down * across == 1:
             # An ordinary convolutional network: the whole batch at once, as in training.
-            return self.finish(decide.fully_convolutional(images))
+            return self.layer.finish(decide.fully_convolutional(images), filters=self.filters)
 
         def decide_tile(n: Any) -> Any:
             row = n // across  # of tiles, of all images
             image, j = row // down, n - row * across
             start = [image, (row - image * down) * h * s, j * w * s, 0]
             pixels = ops.slice(images, start, [1, Y, X, images.shape[3]])
-            return self.finish(decide(pixels))  # (h, w, ...)
+            return self.layer.finish(decide(pixels), filters=self.filters)  # (h, w, ...)
 
         last = self.last_axes
         size = tuple(n if isinstance(n, int) else None for n in (h, w))
@@ -161,20 +101,6 @@ class DenseMap(SubnetMap):
         order = (0, 1, 3, 2, 4, *range(5, 5 + len(last)))
         tiles = ops.reshape(ops.transpose(tiles, order), (-1, down * h, across * w, *last))
         return tiles[:, :rows, :columns]
-
-
-def one_by_one(f: Any, count: Any, shape: tuple, dtype: str) -> Any:
-    """Stack f(0), f(1), .., f(count - 1), each of the given shape (None: unknown) and dtype.
-
-    `keras.ops.map` would run ten of them at once under TensorFlow, in ten times the memory.
-    """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.map_fn(
-            f, tf.range(count), parallel_iterations=1, fn_output_signature=tf.TensorSpec(shape, dtype)
-        )
-    return ops.map(f, ops.arange(count, dtype="int32"))
 
 
 def after(value: Any) -> Any:
@@ -194,10 +120,10 @@ def split(count: Any, side: int) -> tuple[Any, Any]:
 
 def tile_side(memory: int, p: int, s: int, subnet: keras.Model) -> int:
     """Return the largest number of patches along a tile's side whose features fit in `memory` bytes."""
-    depth = len(convolutions(subnet))
-    cell = 4 * subnet.get_layer("readout").kernel.shape[-1]  # bytes of one feature vector
+    depth = subnet.depth
+    cell = 4 * subnet.filters  # bytes of one feature vector
     q = min(depth, (p - 1) // 2)
-    padded = subnet.get_layer("conv1").padding == "same"
+    padded = subnet.padding == "same"
 
     def size(side: int) -> float:
         pixels = side * s + p
@@ -214,11 +140,6 @@ def tile_side(memory: int, p: int, s: int, subnet: keras.Model) -> int:
     while size(side + 1) <= memory:
         side += 1
     return side
-
-
-def convolutions(subnet: keras.Model) -> list[keras.layers.Conv2D]:
-    """Return S's convolutions, first to last."""
-    return [layer for layer in subnet.layers if isinstance(layer, keras.layers.Conv2D)]
 
 
 def convolve(maps: Any, kernel: Any, bias: Any, rows: tuple[int, int], columns: tuple[int, int]) -> Any:
@@ -258,14 +179,13 @@ class Tile:
     """
 
     def __init__(self, subnet: keras.Model, stride: int, h: Any, w: Any) -> None:
-        layers = convolutions(subnet)
-        readout = subnet.get_layer("readout")
-        dtype = layers[0].compute_dtype
+        layers, readout = subnet.convolutions, subnet.readout
+        dtype = subnet.compute_dtype
         self.kernels = [ops.cast(layer.kernel, dtype) for layer in layers]
         self.biases = [ops.cast(layer.bias, dtype) for layer in layers]
         self.readout, self.bias = ops.cast(readout.kernel, dtype), ops.cast(readout.bias, dtype)
-        self.padded = layers[0].padding == "same"
-        self.p, self.s, self.h, self.w = subnet.input_shape[1], stride, h, w
+        self.padded = subnet.padding == "same"
+        self.p, self.s, self.h, self.w = subnet.patch_size, stride, h, w
         # Layers with room for two edges and a centre; after them, each patch by itself (p < 2 * depth + 1).
         self.shared = min(len(layers), (self.p - 1) // 2) if self.padded else 0
         if self.padded:

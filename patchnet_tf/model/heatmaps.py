@@ -5,7 +5,6 @@ it, zeros outside the image (section 3 of the paper): 1, white, speaks for class
 class 0; 0.5 is undecided. Values are never rescaled, so maps of different images compare.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,27 +12,23 @@ import keras
 import numpy as np
 from keras import ops
 
-from .dense import MEMORY, DenseMap, SubnetMap, one_by_one
-from .layers import PACKAGE, ExtractPatches, PatchDistributed, check_positive
+from .dense import MEMORY
+from .layers import PACKAGE, check_positive
+from .patchnet import PatchNet
+from .subnet import METHODS, every_patch
 
 KINDS = ("centered", "averaged", "filters")
-METHODS = ("exact", "patchwise")
-
-# Bytes of one feature map of a chunk of patches: large enough to keep every core in its matrix
-# kernels, small enough to stay near the caches.
-CHUNK_BYTES = 10 * 2**20
-
 STRIP_ROWS = 128
 
 
 def heatmap_model(
-    model: keras.Model,
+    model: PatchNet,
     *,
     kind: str = "centered",
     method: str = "exact",
     stride: int = 1,
     memory: int = MEMORY,
-) -> keras.Model:
+) -> "Heatmap":
     """Turn a PatchNet into the model that draws its heatmap. The weights are shared, not copied.
 
     Args:
@@ -61,31 +56,63 @@ def heatmap_model(
         >>> maps.predict(numpy.zeros((1, 64, 64, 1))).shape
         (1, 64, 64)
     """
-    for name, value, allowed in (("kind", kind, KINDS), ("method", method, METHODS)):
-        if value not in allowed:
-            raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
-    stride = check_positive("stride", stride)
-    before, standardize, subnet = anatomy(model)
-    p = subnet.input_shape[1]
+    return Heatmap(model, kind=kind, method=method, stride=stride, memory=memory)
 
-    image = x = keras.Input((None, None, model.input_shape[-1]), name="image")
-    for layer in before:
-        x = layer(x)
-    x = keras.layers.ZeroPadding2D((((p - 1) // 2, p // 2),) * 2, name="black_frame")(x)
-    x = standardize(x)
-    options = {
-        "dtype": subnet.get_layer("conv1").dtype_policy
-    }  # also where the model was saved under another
-    if method == "exact":
-        every_patch = functools.partial(DenseMap, subnet, memory=memory, **options)
-    else:
-        every_patch = functools.partial(PatchwiseMap, subnet, **options)
-    if kind == "averaged":
-        x = every_patch(name="decisions")(x)
-        x = CoverMean(p, stride, name="heatmap")(x)
-    else:
-        x = every_patch(filters=kind == "filters", stride=stride, name="heatmap")(x)
-    return keras.Model(image, x, name=f"{model.name}_heatmap")
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Heatmap(keras.Model):
+    """The heatmap of a PatchNet; arguments, results and errors are those of `heatmap_model`."""
+
+    def __init__(
+        self,
+        model: PatchNet,
+        *,
+        kind: str = "centered",
+        method: str = "exact",
+        stride: int = 1,
+        memory: int = MEMORY,
+        **kwargs: Any,
+    ) -> None:
+        for name, value, allowed in (("kind", kind, KINDS), ("method", method, METHODS)):
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}. Received: {name}={value!r}")
+        stride = check_positive("stride", stride)
+        if not isinstance(model, PatchNet):
+            raise ValueError(
+                "Only a model made by `PatchNet` has a heatmap of decisions. "
+                f"Received: {getattr(model, 'name', model)!r}, {type(model).__name__}"
+            )
+        image = keras.Input((None, None, model.channels), name="image")
+        padded = model.padded(image)
+        if kind == "averaged":
+            decide = every_patch(model.subnet, method, memory=memory, name="decisions")
+            maps = CoveringMean(model.patch_size, stride, name="heatmap")(decide(padded))
+        else:
+            options = {"filters": kind == "filters", "stride": stride}
+            decide = every_patch(model.subnet, method, memory=memory, name="heatmap", **options)
+            maps = decide(padded)
+        super().__init__(image, maps, **{"name": f"{model.name}_heatmap", **kwargs})
+        self.model = model
+        self.kind, self.method, self.stride, self.memory = kind, method, stride, memory
+        self.every_patch = decide
+        self.padded = padded
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            "model": keras.saving.serialize_keras_object(self.model),
+            "kind": self.kind,
+            "method": self.method,
+            "stride": self.stride,
+            "memory": self.memory,
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Heatmap":
+        """Make the model of a configuration."""
+        return cls(**{**config, "model": keras.saving.deserialize_keras_object(config["model"])})
 
 
 class Drawing:
@@ -102,17 +129,16 @@ class Drawing:
         >>> heatmap = drawing(image, progress=print)  # (H, W), for an image (H, W, C) in 0..255
     """
 
-    def __init__(self, maps: keras.Model) -> None:
-        every_patch = maps.layers[-1]
-        if not isinstance(every_patch, SubnetMap) or every_patch.stride != 1:
+    def __init__(self, maps: Heatmap) -> None:
+        if maps.kind == "averaged" or maps.stride != 1:
             raise ValueError(
                 'Only maps of kind "centered" or "filters" and stride 1 are drawn in strips. '
-                f"Received: maps={maps.name!r} that ends with {every_patch}"
+                f"Received: kind={maps.kind!r}, stride={maps.stride}"
             )
-        self.frame = keras.Model(maps.input, every_patch.input)
-        padded = keras.Input((None, None, maps.input_shape[-1]))
-        self.strip = keras.Model(padded, every_patch(padded))
-        self.border = every_patch.patch_size - 1
+        self.frame = keras.Model(maps.input, maps.padded)
+        padded = keras.Input((None, None, maps.model.channels))
+        self.strip = keras.Model(padded, maps.every_patch(padded))
+        self.border = maps.model.patch_size - 1
 
     def __call__(
         self, image: np.ndarray, progress: Callable[[float], None] = lambda share: None
@@ -128,67 +154,8 @@ class Drawing:
         return np.concatenate(strips)
 
 
-def anatomy(model: keras.Model) -> tuple[list[keras.layers.Layer], keras.layers.Layer, keras.Model]:
-    """Take a PatchNet apart.
-
-    Returns:
-        The layers before the patches are cut, the layer that standardizes them, and S.
-
-    Raises:
-        ValueError: the model is not a PatchNet.
-    """
-    layers = getattr(model, "layers", [])
-    cut = [i for i, layer in enumerate(layers) if isinstance(layer, ExtractPatches)]
-    match layers[cut[0] :] if cut else []:  # CoverPad is an ExtractPatches too
-        case [_, standardize, PatchDistributed(layer=subnet) | DenseMap(layer=subnet), *_]:
-            return layers[1 : cut[0]], standardize, subnet  # without the input layer
-    raise ValueError(
-        "Only a model made by `PatchNet` has a heatmap of decisions. "
-        f"Received: {getattr(model, 'name', model)!r} with layers {[layer.name for layer in layers]}"
-    )
-
-
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class PatchwiseMap(SubnetMap):
-    """S on every patch, one by one: the definition that `DenseMap` must equal.
-
-    The patches are cut and decided a chunk at a time, so memory does not grow with the image.
-    Arguments and results are those of `SubnetMap`.
-    """
-
-    def call(self, images: Any) -> Any:
-        """Decide every patch of (B, H, W, C)."""
-        p, stride = self.patch_size, self.stride
-        batch, height, width = ops.shape(images)[:3]
-        rows, columns = ((size - p) // stride + 1 for size in (height, width))
-        count = batch * rows * columns
-        chunk = max(1, CHUNK_BYTES // (p * p * self.features * 4))
-
-        # Patch n is number n % (rows * columns) of image n // (rows * columns), row by row.
-        pixels = ops.reshape(images, (-1, images.shape[3]))
-        steps = np.arange(p, dtype="int32")
-        within = steps[:, None] * width + steps[None, :]  # (p, p)
-
-        def decide_chunk(number: Any) -> Any:
-            n = ops.minimum(
-                number * chunk + ops.arange(chunk), count - 1
-            )  # the last chunk repeats the last patch
-            top, left = n // columns % rows * stride, n % columns * stride
-            corner = (n // (rows * columns) * height + top) * width + left
-            x = ops.take(pixels, corner[:, None, None] + within, axis=0)  # (chunk, p, p, C)
-            for layer in self.before_readout():
-                x = layer(x)
-            return self.finish(x)
-
-        last = self.last_axes
-        chunks = (count + chunk - 1) // chunk
-        decided = one_by_one(decide_chunk, chunks, (chunk, *last), self.result_dtype)  # (chunks, chunk, ...)
-        decided = ops.reshape(decided, (-1, *last))[:count]
-        return ops.reshape(decided, (-1, rows, columns, *last))
-
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class CoverMean(keras.layers.Layer):
+class CoveringMean(keras.layers.Layer):
     """At each pixel, the mean decision of the patches that cover it (section 3, the alternative map).
 
     Patches are those of the "centered" map, one for each pixel of the image; near the border fewer of

@@ -5,6 +5,7 @@ P patches per image, N patches of all images, F filters.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -33,13 +34,13 @@ def at_least_zero(size: Any) -> Any:
     return max(size, 0) if isinstance(size, int) else ops.maximum(size, 0)
 
 
-def cover(size: Any, patch_size: int, stride: int) -> tuple[Any, Any, Any]:
-    """How many patches cover `size` pixels, and the zeros before and after that they need.
+def same_padding(size: Any, patch_size: int, stride: int) -> tuple[Any, Any, Any]:
+    """Return how many patches cover `size` pixels, and the zeros before and after that they need.
 
-    This is TensorFlow's SAME rule: ceil(size / stride) patches, the zeros split evenly, the odd one
+    This is TensorFlow's SAME rule: ceil(size / stride) patches, the zeros split evenly, the odd zero
     after. `size` is an int or a scalar tensor, and so are the results.
 
-    >>> cover(128, 17, 17)
+    >>> same_padding(128, 17, 17)
     (8, 4, 4)
     """
     count = (size + stride - 1) // stride
@@ -182,8 +183,49 @@ class ShadesOfGray(keras.layers.Layer):
         return {**super().get_config(), "norm": self.norm}
 
 
+class PatchGrid(keras.layers.Layer):
+    """Where the patches of an image lie: their size, their distance, and the region that they are taken from.
+
+    Args:
+        patch_size: p, at least 1, odd or even.
+        stride: distance of neighbouring patches in pixels; None means `patch_size`.
+        crop: (height, width) of the central region that patches are taken from; None means all of it.
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        stride: int | None = None,
+        crop: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.patch_size = check_positive("patch_size", patch_size)
+        self.stride = self.patch_size if stride is None else check_positive("stride", stride)
+        self.crop = None if crop is None else check_crop(crop)
+
+    def build(self, input_shape: tuple) -> None:
+        """Check the shape of the images; there are no weights."""
+        if len(input_shape) != 4:
+            raise ValueError(
+                f"`{type(self).__name__}` takes images of shape (batch, height, width, channels). "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        sizes = input_shape[1:3]
+        if self.crop and any(s is not None and s < c for s, c in zip(sizes, self.crop, strict=True)):
+            raise ValueError(
+                f"`crop` must not be larger than the images, which are {tuple(sizes)} (height, width). "
+                f"Received: crop={self.crop}"
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        config = {"patch_size": self.patch_size, "stride": self.stride, "crop": self.crop}
+        return {**super().get_config(), **config}
+
+
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class ExtractPatches(keras.layers.Layer):
+class ExtractPatches(PatchGrid):
     """The image cut into p x p patches that cover it, row by row (section 2 of the paper).
 
     ceil(H / stride) x ceil(W / stride) patches, zero-padded evenly: `padding="SAME"` of
@@ -209,64 +251,37 @@ class ExtractPatches(keras.layers.Layer):
         TensorShape([1, 64, 17, 17, 3])
     """
 
-    def __init__(
-        self,
-        patch_size: int,
-        stride: int | None = None,
-        crop: tuple[int, int] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.patch_size = check_positive("patch_size", patch_size)
-        self.stride = self.patch_size if stride is None else check_positive("stride", stride)
-        self.crop = None if crop is None else check_crop(crop)
-
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """(B, H, W, C) to (B, P, p, p, C); P is None while H or W is."""
         batch, channels = input_shape[0], input_shape[3]
         sizes = self.crop or input_shape[1:3]
-        counts = [None if size is None else cover(size, self.patch_size, self.stride)[0] for size in sizes]
+        counts = [
+            None if size is None else same_padding(size, self.patch_size, self.stride)[0] for size in sizes
+        ]
         count = None if None in counts else counts[0] * counts[1]
         return (batch, count, self.patch_size, self.patch_size, channels)
-
-    def build(self, input_shape: tuple) -> None:
-        """Check the shape of the images; there are no weights."""
-        if len(input_shape) != 4:
-            raise ValueError(
-                "`ExtractPatches` takes images of shape (batch, height, width, channels). "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
-        sizes = input_shape[1:3]
-        if self.crop and any(s is not None and s < c for s, c in zip(sizes, self.crop, strict=True)):
-            raise ValueError(
-                f"`crop` must not be larger than the images, which are {tuple(sizes)} (height, width). "
-                f"Received: crop={self.crop}"
-            )
 
     def call(self, images: Any) -> Any:
         """Cut (B, H, W, C) into (B, P, p, p, C)."""
         images = crop_center(images, self.crop)
-        p, stride = self.patch_size, self.stride
-        channels = images.shape[3]
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            # (B, rows, columns, p * p * C)
-            patches = tf.image.extract_patches(
-                images, [1, p, p, 1], [1, stride, stride, 1], [1, 1, 1, 1], padding="SAME"
-            )
-        else:
-            patches = gather_patches(images, p, stride)
+        p = self.patch_size
+        patches = self.extract(images)  # (B, rows, columns, p * p * C)
         count = self.compute_output_shape(images.shape)[1]
         if count is None:
             shape = ops.shape(patches)
             count = shape[1] * shape[2]
-        return ops.reshape(patches, (-1, count, p, p, channels))
+        return ops.reshape(patches, (-1, count, p, p, images.shape[3]))
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        config = {"patch_size": self.patch_size, "stride": self.stride, "crop": self.crop}
-        return {**super().get_config(), **config}
+    def extract(self, images: Any) -> Any:
+        """Cut (B, H, W, C) into (B, rows, columns, p * p * C)."""
+        p, stride = self.patch_size, self.stride
+        if keras.backend.backend() != "tensorflow":
+            return gather_patches(images, p, stride)
+        import tensorflow as tf
+
+        return tf.image.extract_patches(
+            images, [1, p, p, 1], [1, stride, stride, 1], [1, 1, 1, 1], padding="SAME"
+        )
 
 
 def check_crop(crop: Any) -> tuple[int, int]:
@@ -295,9 +310,9 @@ def crop_center(images: Any, crop: tuple[int, int] | None) -> Any:
     return ops.reshape(region, (-1, *crop, images.shape[3]))
 
 
-def pad_to_cover(images: Any, patch_size: int, stride: int) -> Any:
-    """Zero-pad (B, H, W, C) images as `cover` says."""
-    pads = [cover(size, patch_size, stride)[1:] for size in ops.shape(images)[1:3]]
+def pad_same(images: Any, patch_size: int, stride: int) -> Any:
+    """Zero-pad (B, H, W, C) images as `same_padding` says."""
+    pads = [same_padding(size, patch_size, stride)[1:] for size in ops.shape(images)[1:3]]
     return ops.pad(images, [(0, 0), *pads, (0, 0)])
 
 
@@ -314,8 +329,8 @@ def gather_patches(images: Any, patch_size: int, stride: int) -> Any:
     Returns:
         (B, rows, columns, p * p * C), the dtype of the images.
     """
-    rows, columns = (cover(size, patch_size, stride)[0] for size in ops.shape(images)[1:3])
-    images = pad_to_cover(images, patch_size, stride)
+    rows, columns = (same_padding(size, patch_size, stride)[0] for size in ops.shape(images)[1:3])
+    images = pad_same(images, patch_size, stride)
 
     def windows(count: Any) -> Any:  # (count, p): the pixels of each window
         return ops.arange(count, dtype="int32")[:, None] * stride + np.arange(patch_size, dtype="int32")
@@ -327,8 +342,8 @@ def gather_patches(images: Any, patch_size: int, stride: int) -> Any:
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class CoverPad(ExtractPatches):
-    """The zeros of `ExtractPatches` alone: patches cut from the result without padding are the same.
+class PadSame(PatchGrid):
+    """The crop and the zeros of `ExtractPatches` alone: without padding, the result has the same patches.
 
     Arguments and errors are those of `ExtractPatches`.
 
@@ -339,18 +354,18 @@ class CoverPad(ExtractPatches):
         (B, H', W', C), cropped and zero-padded.
 
     Example:
-        >>> CoverPad(17, stride=4)(keras.ops.zeros((1, 128, 128, 3))).shape
+        >>> PadSame(17, stride=4)(keras.ops.zeros((1, 128, 128, 3))).shape
         TensorShape([1, 141, 141, 3])
     """
 
     def call(self, images: Any) -> Any:
         """Crop and pad (B, H, W, C)."""
-        return pad_to_cover(crop_center(images, self.crop), self.patch_size, self.stride)
+        return pad_same(crop_center(images, self.crop), self.patch_size, self.stride)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """(B, H, W, C) to (B, H', W', C)."""
         sizes = [
-            None if size is None else size + sum(cover(size, self.patch_size, self.stride)[1:])
+            None if size is None else size + sum(same_padding(size, self.patch_size, self.stride)[1:])
             for size in self.crop or input_shape[1:3]
         ]
         return (input_shape[0], *sizes, input_shape[3])
@@ -457,3 +472,46 @@ class Decision(keras.layers.Layer):
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """Keep the shape."""
         return tuple(input_shape)
+
+
+def check_image_shape(
+    input_shape: Sequence[int | None], patch_size: int, crop: tuple[int, int] | None
+) -> tuple[int | None, int | None, int]:
+    """Return `input_shape` as (H, W, C); raise ValueError where a patch or the crop does not fit it."""
+    shape = tuple(input_shape)
+    if len(shape) != 3 or shape[2] is None:
+        raise ValueError(
+            "`input_shape` must be (height, width, channels); height and width may be None. "
+            f"Received: input_shape={input_shape!r}"
+        )
+    p = check_positive("patch_size", patch_size)
+    region = shape[:2] if crop is None else check_crop(crop)
+    if any(size is not None and check_positive("image size", size) < p for size in region):
+        what = "image" if crop is None else "crop"
+        raise ValueError(
+            f"The {what} must be at least as large as a patch, {p} x {p} pixels. "
+            f"Received: {what} size {region[0]} x {region[1]}"
+        )
+    return (*shape[:2], check_positive("channels", shape[2]))
+
+
+def standardize(
+    mean: float | Sequence[float], std: float | Sequence[float], channels: int, **options: Any
+) -> keras.layers.Rescaling:
+    """Return the layer that maps 0..1 pixels x to (x - mean) / std, per channel where lists are given."""
+
+    def numbers(name: str, value: float | Sequence[float]) -> list[float]:
+        values = [float(v) for v in value] if hasattr(value, "__len__") else [float(value)] * channels
+        if len(values) != channels or not np.isfinite(values).all():
+            raise ValueError(f"`{name}` needs one number, or {channels} (channels). Received: {name}={value}")
+        return values
+
+    means, stds = numbers("mean", mean), numbers("std", std)
+    if not all(s > 0 for s in stds):
+        raise ValueError(f"`std` must be positive. Received: std={std}")
+    return keras.layers.Rescaling(
+        scale=[1 / s for s in stds],
+        offset=[-m / s for m, s in zip(means, stds, strict=True)],
+        name="standardize",
+        **options,
+    )

@@ -1,104 +1,31 @@
-"""PatchNet: the subnet S and the global model G, as in the paper's section 2 (arXiv 1705.08078).
+"""PatchNet: the global model G, as in the paper's section 2 (arXiv 1705.08078).
 
 image -> 0..1 -> preprocessing -> patches -> standardize -> S on each -> mean of the decisions
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
 
-from .dense import DenseMap
 from .layers import (
-    CoverPad,
-    Decision,
+    PACKAGE,
     ExtractPatches,
-    FilterReadout,
+    PadSame,
     PatchDistributed,
+    PatchGrid,
     ZeroToOne,
-    check_crop,
-    check_positive,
+    check_image_shape,
+    standardize,
 )
+from .subnet import PatchSubnet, every_patch
 
 
-def PatchSubnet(
-    patch_size: int,
-    channels: int = 3,
-    *,
-    filters: int = 64,
-    depth: int = 7,
-    padding: str = "same",
-    name: str = "subnet",
-) -> keras.Model:
-    """S: one patch in, one decision out.
-
-    `depth` 3 x 3 convolutions with ReLU; for each of the `filters` maps its own linear model over all
-    positions, then tanh; one linear unit; sigmoid. Convolutions start He normal.
-
-    `get_weights()` is, in this order: kernel and bias of each convolution; the readout's kernel
-    (rows, columns, filters) and bias (filters,); the linear unit's kernel (filters, 1) and bias (1,).
-
-    Args:
-        patch_size: p, in pixels, odd or even.
-        channels: C of the image.
-        filters: maps of every convolution.
-        depth: number of convolutions.
-        padding: "same", one pixel of zeros around each convolution, as in the paper; or "valid", none:
-            then p must be at least 2 * depth + 1.
-        name: the model's name.
-
-    Returns:
-        A functional Keras model, (N, p, p, C) standardized pixels to Q (N, 1), float32 in (0, 1).
-
-    Raises:
-        ValueError: an argument is not a positive whole number, `padding` is neither of the two, or the
-            patch is too small for "valid".
-
-    Example:
-        >>> PatchSubnet(17).output_shape
-        (None, 1)
-    """
-    p = check_positive("patch_size", patch_size)
-    depth = check_positive("depth", depth)
-    if padding not in ("same", "valid"):
-        raise ValueError(f'`padding` must be "same" or "valid". Received: padding={padding!r}')
-    if padding == "valid" and p < 2 * depth + 1:
-        raise ValueError(
-            f'With padding="valid" and depth={depth} the smallest patch is {2 * depth + 1} pixels '
-            f"(2 * depth + 1). Received: patch_size={p}"
-        )
-    patch = x = keras.Input((p, p, check_positive("channels", channels)), name="patch")
-    for k in range(1, depth + 1):
-        x = keras.layers.Conv2D(
-            check_positive("filters", filters),
-            3,
-            padding=padding,
-            activation="relu",
-            kernel_initializer="he_normal",
-            name=f"conv{k}",
-        )(x)
-    x = FilterReadout(name="readout")(x)
-    x = keras.layers.Activation("tanh", name="tanh")(x)
-    x = keras.layers.Dense(1, name="unit")(x)
-    return keras.Model(patch, Decision(name="decision")(x), name=name)
-
-
-def PatchNet(
-    input_shape: Sequence[int | None],
-    patch_size: int,
-    *,
-    stride: int | None = None,
-    crop: tuple[int, int] | None = None,
-    filters: int = 64,
-    depth: int = 7,
-    padding: str = "same",
-    preprocessing: Iterable[keras.layers.Layer] = (),
-    mean: float | Sequence[float] = 0.5,
-    std: float | Sequence[float] = 0.25,
-    name: str = "patchnet",
-) -> keras.Model:
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class PatchNet(keras.Model):
     """G: the average of S's decisions over the patches of an image.
+
+    It is a functional Keras model: train it with "binary_crossentropy".
 
     Args:
         input_shape: (H, W, C); H and W may be None.
@@ -114,11 +41,19 @@ def PatchNet(
         mean: mean of 0..1 pixels, one number or one for each channel.
         std: their standard deviation, likewise. Patches are standardized after zero-padding, so that
             padding is black.
+        dtype: of S, a policy or its name; None means Keras's global one.
         name: the model's name.
 
+    Call arguments:
+        images: (B, H, W, C) in 0..255.
+
     Returns:
-        A functional Keras model, (B, H, W, C) in 0..255 to the probability of class 1 (B, 1), float32.
-        Train it with "binary_crossentropy".
+        The probability of class 1 (B, 1), float32.
+
+    Attributes:
+        subnet: S, a `PatchSubnet`.
+        patch_size, stride, crop, mean, std: as above.
+        preprocessing: the layers, a tuple.
 
     Raises:
         ValueError: `input_shape` is smaller than a patch or the crop, or an argument is out of its range
@@ -130,88 +65,172 @@ def PatchNet(
         >>> model = PatchNet((128, 128, 3), patch_size=17)
         >>> model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     """
-    input_shape = check_image_shape(input_shape, patch_size, crop)
-    channels = input_shape[2]
-    subnet = PatchSubnet(patch_size, channels, filters=filters, depth=depth, padding=padding)
 
-    image = x = keras.Input(input_shape, name="image")
-    x = ZeroToOne(name="zero_to_one")(x)
-    for layer in preprocessing:
-        x = layer(x)
-    if padding == "valid" and stride is not None and stride < patch_size:
-        # Overlapping patches of an S without padding share all their work: one convolution stack.
-        x = CoverPad(patch_size, stride, crop, name="black_frame")(x)
-        x = standardize(mean, std, channels)(x)
-        x = DenseMap(subnet, stride=stride, name="decisions")(x)  # (B, rows, columns)
-        x = keras.layers.Reshape((-1, 1), name="patches")(x)  # (B, P, 1)
-    else:
-        x = ExtractPatches(patch_size, stride, crop, name="patches")(x)  # (B, P, p, p, C)
-        x = standardize(mean, std, channels)(x)
-        x = PatchDistributed(subnet, name="decisions")(x)  # (B, P, 1)
-    # float32 also under a mixed-precision policy: an average must not lose what Q has kept.
-    x = keras.layers.GlobalAveragePooling1D(dtype="float32", name="probability")(x)  # (B, 1)
-    return keras.Model(image, x, name=name)
+    def __init__(
+        self,
+        input_shape: Sequence[int | None],
+        patch_size: int,
+        *,
+        stride: int | None = None,
+        crop: tuple[int, int] | None = None,
+        filters: int = 64,
+        depth: int = 7,
+        padding: str = "same",
+        preprocessing: Iterable[keras.layers.Layer] = (),
+        mean: float | Sequence[float] = 0.5,
+        std: float | Sequence[float] = 0.25,
+        dtype: Any = None,
+        name: str = "patchnet",
+        **kwargs: Any,
+    ) -> None:
+        shape = check_image_shape(input_shape, patch_size, crop)
+        subnet = PatchSubnet(patch_size, shape[2], filters=filters, depth=depth, padding=padding, dtype=dtype)
+        parts = Parts(subnet, stride, crop, preprocessing, mean, std)
+        # float32 also under a mixed-precision policy: an average must not lose what Q has kept.
+        pool = keras.layers.GlobalAveragePooling1D(dtype="float32", name="probability")
+        image = keras.Input(shape, name="image")
+        super().__init__(image, pool(parts.decisions(image)), name=name, **kwargs)
+        self.subnet = subnet
+        self.dtype_policy = subnet.dtype_policy
+        self.patch_size, self.stride, self.crop = subnet.patch_size, parts.grid.stride, parts.grid.crop
+        self.preprocessing, self.mean, self.std = parts.preprocessing, mean, std
+        self.image_shape = shape
+        self._parts = parts
+
+    @property
+    def channels(self) -> int:
+        """C of the images."""
+        return self.image_shape[2]
+
+    @property
+    def smallest_image(self) -> tuple[int, int]:
+        """The least (height, width) of an image: the crop, or else a patch."""
+        return self.crop or (self.patch_size, self.patch_size)
+
+    @property
+    def before_patches(self) -> list[keras.layers.Layer]:
+        """What happens to pixels before S sees them, in order: to 0..1, preprocessing, standardization."""
+        return [self._parts.zero_to_one, *self.preprocessing, self._parts.standardize]
+
+    def prepare(self, images: Any) -> Any:
+        """Return images (B, H, W, C) in 0..255 as patches are cut from them: in 0..1, preprocessed."""
+        return self._parts.prepare(images)
+
+    def standardize(self, pixels: Any) -> Any:
+        """Return pixels in 0..1, of any shape (..., C), as S takes them."""
+        return self._parts.standardize(pixels)
+
+    def patches(self, images: Any) -> Any:
+        """Return the patches whose decisions G averages, (B, P, p, p, C) in 0..1, of images in 0..255."""
+        return self._parts.extract(self.prepare(images))
+
+    def decisions(self, images: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
+        """Return the decisions Q that G averages, (B, P, 1), row by row of the patches.
+
+        Args:
+            images: (B, H, W, C) in 0..255, of any size.
+            extract: the class that cuts the patches.
+        """
+        return self._parts.decisions(images, extract)
+
+    def padded(self, images: Any) -> Any:
+        """Return what S decides about at every pixel: with half a patch of black around it, standardized.
+
+        Args:
+            images: (B, H, W, C) in 0..255.
+
+        Returns:
+            (B, H + p - 1, W + p - 1, C): its patch number (i, j) is centred at pixel (i, j) of the image.
+        """
+        p = self.patch_size
+        frame = keras.layers.ZeroPadding2D((((p - 1) // 2, p // 2),) * 2, dtype="float32", name="black_frame")
+        return self.standardize(frame(self.prepare(images)))
+
+    def heatmap(self, images: Any) -> Any:
+        """Return S's decision at every pixel, (B, H, W) in [0, 1], of images (B, H, W, C) in 0..255.
+
+        `heatmap_model` makes a model of it, with more ways to draw.
+        """
+        return every_patch(self.subnet)(self.padded(images))
+
+    def with_dtype(self, dtype: Any) -> "PatchNet":
+        """Return a copy whose S computes in another precision, such as "mixed_float16".
+
+        The decisions themselves, and what comes before S, stay float32. The copy has weights of its own.
+        """
+        policy = keras.saving.serialize_keras_object(keras.dtype_policies.get(dtype))
+        copy = PatchNet.from_config({**self.get_config(), "dtype": policy})
+        copy.set_weights(self.get_weights())
+        return copy
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            "input_shape": self.image_shape,
+            "patch_size": self.patch_size,
+            "stride": self.stride,
+            "crop": self.crop,
+            "filters": self.subnet.filters,
+            "depth": self.subnet.depth,
+            "padding": self.subnet.padding,
+            "preprocessing": [keras.saving.serialize_keras_object(layer) for layer in self.preprocessing],
+            "mean": self.mean,
+            "std": self.std,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PatchNet":
+        """Make the model of a configuration."""
+        revive = keras.saving.deserialize_keras_object
+        layers = [revive(layer) for layer in config["preprocessing"]]
+        return cls(**{**config, "preprocessing": layers, "dtype": revive(config["dtype"])})
 
 
-def check_image_shape(
-    input_shape: Sequence[int | None], patch_size: int, crop: tuple[int, int] | None
-) -> tuple[int | None, int | None, int]:
-    """Return `input_shape` as (H, W, C); raise ValueError where a patch or the crop does not fit it."""
-    shape = tuple(input_shape)
-    if len(shape) != 3 or shape[2] is None:
-        raise ValueError(
-            "`input_shape` must be (height, width, channels); height and width may be None. "
-            f"Received: input_shape={input_shape!r}"
-        )
-    p = check_positive("patch_size", patch_size)
-    region = shape[:2] if crop is None else check_crop(crop)
-    if any(size is not None and check_positive("image size", size) < p for size in region):
-        what = "image" if crop is None else "crop"
-        raise ValueError(
-            f"The {what} must be at least as large as a patch, {p} x {p} pixels. "
-            f"Received: {what} size {region[0]} x {region[1]}"
-        )
-    return (*shape[:2], check_positive("channels", shape[2]))
+class Parts:
+    """G's layers, and how they follow each other."""
 
+    def __init__(
+        self,
+        subnet: PatchSubnet,
+        stride: int | None,
+        crop: tuple[int, int] | None,
+        preprocessing: Iterable[keras.layers.Layer],
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+    ) -> None:
+        p = subnet.patch_size
+        self.subnet = subnet
+        self.zero_to_one = ZeroToOne(dtype="float32", name="zero_to_one")
+        self.preprocessing = tuple(preprocessing)
+        self.grid = PatchGrid(p, stride, crop)
+        self.standardize = standardize(mean, std, subnet.channels, dtype="float32")
+        if subnet.shares_all and self.grid.stride < p:
+            # Overlapping patches of an S without padding share all their work: one convolution stack.
+            self.pad = PadSame(p, stride, crop, name="pad")
+            self.at_once = every_patch(subnet, stride=self.grid.stride, name="decisions")
+        else:
+            self.at_once = None
+            self.one_by_one = PatchDistributed(subnet, name="decisions")
 
-def standardize(
-    mean: float | Sequence[float], std: float | Sequence[float], channels: int
-) -> keras.layers.Rescaling:
-    """Return the layer that maps 0..1 pixels x to (x - mean) / std, per channel where lists are given."""
+    def prepare(self, images: Any) -> Any:
+        """0..255 to preprocessed 0..1."""
+        images = self.zero_to_one(images)
+        for layer in self.preprocessing:
+            images = layer(images)
+        return images
 
-    def numbers(name: str, value: float | Sequence[float]) -> list[float]:
-        values = [float(v) for v in value] if hasattr(value, "__len__") else [float(value)] * channels
-        if len(values) != channels or not np.isfinite(values).all():
-            raise ValueError(f"`{name}` needs one number, or {channels} (channels). Received: {name}={value}")
-        return values
+    def extract(self, pixels: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
+        """Cut (B, H, W, C) into (B, P, p, p, C)."""
+        grid = self.grid
+        return extract(grid.patch_size, grid.stride, grid.crop, name="patches")(pixels)
 
-    means, stds = numbers("mean", mean), numbers("std", std)
-    if not all(s > 0 for s in stds):
-        raise ValueError(f"`std` must be positive. Received: std={std}")
-    return keras.layers.Rescaling(
-        scale=[1 / s for s in stds],
-        offset=[-m / s for m, s in zip(means, stds, strict=True)],
-        name="standardize",
-    )
-
-
-def load_model(path: str | Path) -> keras.Model:
-    """Load a model of this package from a `.keras` file, in Keras's safe mode, without custom_objects.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a `.keras` file.
-
-    Example:
-        >>> model.save("patchnet.keras")
-        >>> model = load_model("patchnet.keras")
-    """
-    # Importing the modules registers their layers with Keras.
-    from . import heatmaps  # noqa: F401
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no model file {path}")
-    if path.suffix != ".keras":
-        raise ValueError(f"A model file ends with .keras. Received: path={path}")
-    return keras.models.load_model(path)
+    def decisions(self, images: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
+        """(B, H, W, C) in 0..255 to Q (B, P, 1)."""
+        x = self.prepare(images)
+        if self.at_once:
+            x = self.at_once(self.standardize(self.pad(x)))  # (B, rows, columns)
+            return keras.layers.Reshape((-1, 1), name="patches")(x)
+        return self.one_by_one(self.standardize(self.extract(x, extract)))

@@ -113,15 +113,15 @@ def fit(images: np.ndarray, *, steps: int, learning_rate: float, **model: Any) -
     return net
 
 
-def decide(model: keras.Model, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def decide(model: PatchNet, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return Q of each patch that G takes from an image (H, W, C), and whether the patch is black; (P,)."""
-    outputs = [model.get_layer(name).output for name in ("patches", "decisions")]
-    patches, q = map(keras.ops.convert_to_numpy, keras.Model(model.input, outputs)(image[None]))
+    to_numpy = keras.ops.convert_to_numpy
+    q, patches = to_numpy(model.decisions(image[None])), to_numpy(model.patches(image[None]))
     black = patches[0].max(axis=(1, 2, 3)) == 0  # of (P, p, p, C)
     return q[0, :, 0].astype("float64"), black
 
 
-def measure(model: keras.Model, image: np.ndarray) -> Decisions:
+def measure(model: PatchNet, image: np.ndarray) -> Decisions:
     """Count the black and the other patches of the image of class 1, (H, W, C), and average their decisions.
 
     Example:

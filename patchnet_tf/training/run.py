@@ -19,7 +19,7 @@ import keras
 from ..config import Config, load_config
 from ..data import Dataset
 from ..errors import InputError, one_line
-from ..model.patchnet import load_model
+from ..model.saving import load_model
 
 CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint.npz"

@@ -1,0 +1,34 @@
+"""Models from `.keras` files."""
+
+from pathlib import Path
+
+import keras
+
+from .layers import ExtractPatches, PatchDistributed
+from .patchnet import PatchNet
+
+
+def load_model(path: str | Path) -> keras.Model:
+    """Load a model of this package from a `.keras` file, in Keras's safe mode, without custom_objects.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a `.keras` file, or was saved by an earlier version of this package.
+
+    Example:
+        >>> model.save("patchnet.keras")
+        >>> model = load_model("patchnet.keras")
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no model file {path}")
+    if path.suffix != ".keras":
+        raise ValueError(f"A model file ends with .keras. Received: path={path}")
+    model = keras.models.load_model(path)
+    # Earlier versions saved G as a chain of layers, which cannot say what it is.
+    parts = (ExtractPatches, PatchDistributed)
+    if not isinstance(model, PatchNet) and any(isinstance(layer, parts) for layer in model.layers):
+        raise ValueError(
+            f"The model was saved by an earlier version of patchnet-tf; train it again. Received: path={path}"
+        )
+    return model

@@ -1,0 +1,159 @@
+"""S: the network that decides about one patch and sees nothing else (section 2 of the paper).
+
+A subnet is any Keras model from patches (N, p, p, C) to decisions Q (N, 1). One that can do better than
+patch by patch has a method `every_patch`: it returns the layer that decides about all patches of an image.
+"""
+
+from typing import Any
+
+import keras
+
+from .dense import MEMORY, DenseMap
+from .layers import PACKAGE, Decision, FilterReadout, check_positive
+from .patchwise import PatchwiseMap
+
+METHODS = ("exact", "patchwise")
+
+
+def every_patch(
+    subnet: keras.Model, method: str = "exact", *, memory: int = MEMORY, **options: Any
+) -> keras.layers.Layer:
+    """Return the layer that decides about every patch of an image, the best way that S knows.
+
+    Args:
+        subnet: S.
+        method: "exact", all work that patches share done once, where S can; or "patchwise".
+        memory: for the features of "exact", in MiB.
+        options: of the layer: `stride`, `filters`, `name`.
+    """
+    if method == "exact" and hasattr(subnet, "every_patch"):
+        return subnet.every_patch(memory=memory, **options)
+    return PatchwiseMap(subnet, dtype=subnet.dtype_policy, **options)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class PatchSubnet(keras.Model):
+    """The paper's S: one patch in, one decision out.
+
+    `depth` 3 x 3 convolutions with ReLU; for each of the `filters` maps its own linear model over all
+    positions, then tanh; one linear unit; sigmoid. Convolutions start He normal.
+
+    `get_weights()` is, in this order: kernel and bias of each convolution; the readout's kernel
+    (rows, columns, filters) and bias (filters,); the linear unit's kernel (filters, 1) and bias (1,).
+
+    Args:
+        patch_size: p, in pixels, odd or even.
+        channels: C of the image.
+        filters: maps of every convolution.
+        depth: number of convolutions.
+        padding: "same", one pixel of zeros around each convolution, as in the paper; or "valid", none:
+            then p must be at least 2 * depth + 1.
+        dtype: of the layers, a policy or its name; None means Keras's global one.
+        name: the model's name.
+
+    Call arguments:
+        patches: (N, p, p, C), standardized pixels.
+
+    Returns:
+        Q (N, 1), float32 in (0, 1).
+
+    Attributes:
+        convolutions: the convolutions, first to last.
+        readout: the linear models of the filter maps.
+        unit: the linear unit, whose output is the logit of Q.
+
+    Raises:
+        ValueError: an argument is not a positive whole number, `padding` is neither of the two, or the
+            patch is too small for "valid".
+
+    Example:
+        >>> PatchSubnet(17).output_shape
+        (None, 1)
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        channels: int = 3,
+        *,
+        filters: int = 64,
+        depth: int = 7,
+        padding: str = "same",
+        dtype: Any = None,
+        name: str = "subnet",
+        **kwargs: Any,
+    ) -> None:
+        p = check_positive("patch_size", patch_size)
+        depth = check_positive("depth", depth)
+        filters, channels = check_positive("filters", filters), check_positive("channels", channels)
+        if padding not in ("same", "valid"):
+            raise ValueError(f'`padding` must be "same" or "valid". Received: padding={padding!r}')
+        if padding == "valid" and p < 2 * depth + 1:
+            raise ValueError(
+                f'With padding="valid" and depth={depth} the smallest patch is {2 * depth + 1} pixels '
+                f"(2 * depth + 1). Received: patch_size={p}"
+            )
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        patch = x = keras.Input((p, p, channels), name="patch")
+        convolutions = [
+            keras.layers.Conv2D(
+                filters,
+                3,
+                padding=padding,
+                activation="relu",
+                kernel_initializer="he_normal",
+                dtype=policy,
+                name=f"conv{k}",
+            )
+            for k in range(1, depth + 1)
+        ]
+        for convolution in convolutions:
+            x = convolution(x)
+        readout = FilterReadout(dtype=policy, name="readout")
+        tanh = keras.layers.Activation("tanh", dtype=policy, name="tanh")
+        unit = keras.layers.Dense(1, dtype=policy, name="unit")
+        decision = Decision(name="decision")
+        super().__init__(patch, decision(unit(tanh(readout(x)))), name=name, **kwargs)
+        self.dtype_policy = policy
+        self.patch_size, self.channels = p, channels
+        self.filters, self.depth, self.padding = filters, depth, padding
+        self.convolutions, self.readout, self.tanh = convolutions, readout, tanh
+        self.unit, self.decision = unit, decision
+
+    def every_patch(self, *, memory: int = MEMORY, **options: Any) -> keras.layers.Layer:
+        """Return the layer that decides about every patch of an image; see `DenseMap`."""
+        return DenseMap(self, memory=memory, dtype=self.dtype_policy, **options)
+
+    @property
+    def shares_all(self) -> bool:
+        """Whether neighbouring patches share all their work: S without padding is fully convolutional."""
+        return self.padding == "valid"
+
+    def filter_outputs(self, patches: Any) -> Any:
+        """Return the tanh outputs (N, F) of the filters' linear models, of patches (N, p, p, C)."""
+        for convolution in self.convolutions:
+            patches = convolution(patches)
+        return self.tanh(self.readout(patches))
+
+    def finish(self, readouts: Any, *, filters: bool = False) -> Any:
+        """Finish S after its linear models: (..., F) to decisions (...), or `filters` to tanh (..., F)."""
+        outputs = self.tanh(readouts)
+        return outputs if filters else self.decision(self.unit(outputs))[..., 0]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {
+            "patch_size": self.patch_size,
+            "channels": self.channels,
+            "filters": self.filters,
+            "depth": self.depth,
+            "padding": self.padding,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PatchSubnet":
+        """Make the subnet of a configuration."""
+        return cls(**{**config, "dtype": keras.saving.deserialize_keras_object(config["dtype"])})
