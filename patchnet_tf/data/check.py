@@ -103,31 +103,31 @@ def check(config: Config, progress: Progress = silent) -> Report:
         data = load_dataset(config, progress)
         names, warnings = data.class_names, []
         seen, errors = list(look_at_arrays(data)), []
-    errors += [one.problem for one in seen if one.problem]
+    errors += [image.problem for image in seen if image.problem]
     for group in duplicates(seen):
-        line = f"the same image: {', '.join(place(one, names) for one in group)}"
-        if len({one.split for one in group}) > 1:
+        line = f"the same image: {', '.join(place(image, names) for image in group)}"
+        if len({image.split for image in group}) > 1:
             # Data that are made, like the squares, may be meant so.
             (errors if listing else warnings).append(f"{line}; a leak between splits")
-        elif len({one.label for one in group}) > 1:
+        elif len({image.label for image in group}) > 1:
             errors.append(f"{line}; it cannot be of both classes")
         else:
             warnings.append(line)
     warnings += [
-        f"{place(one, names)}: nearly empty, the deviation of its grey levels is {one.deviation:.1f}"
-        for one in seen
-        if one.deviation < FLAT
+        f"{place(image, names)}: nearly empty, the deviation of its grey levels is {image.deviation:.1f}"
+        for image in seen
+        if image.deviation < FLAT
     ]
     warnings += [
-        f"{place(one, names)}: its mask is {'the whole image' if one.masked else 'empty'}"
-        for one in seen
-        if one.masked in (0, 1)
+        f"{place(image, names)}: its mask is {'the whole image' if image.masked else 'empty'}"
+        for image in seen
+        if image.masked in (0, 1)
     ]
     return Report(
         names,
-        Counter((one.split, one.label) for one in seen),
-        Counter(one.size for one in seen),
-        sum(one.masked is not None for one in seen),
+        Counter((image.split, image.label) for image in seen),
+        Counter(image.size for image in seen),
+        sum(image.masked is not None for image in seen),
         errors,
         warnings,
         contact_sheet(seen, names),
@@ -159,8 +159,9 @@ def look_at_files(listing: Listing, progress: Progress) -> tuple[list[Seen], lis
             errors.append(entry.complaint(result))
         else:
             seen.append(result)
-    if listing.size is None and (other := next((one for one in seen if one.size != seen[0].size), None)):
-        errors.append(other_size(seen[0].name, seen[0].size, other.name, other.size))
+    others = [image for image in seen if image.size != seen[0].size]
+    if listing.size is None and others:
+        errors.append(other_size(seen[0].name, seen[0].size, others[0].name, others[0].size))
     return seen, errors
 
 
@@ -182,16 +183,16 @@ def seen_of(name: str, split: str, label: int, image: np.ndarray, mask: np.ndarr
     return Seen(name, split, label, image.shape[:2], pixels, deviation, None, masked, None)
 
 
-def place(one: Seen, names: tuple[str, str]) -> str:
+def place(image: Seen, names: tuple[str, str]) -> str:
     """Return how a finding names an image."""
-    return f"{one.name} ({one.split}, {names[one.label]})"
+    return f"{image.name} ({image.split}, {names[image.label]})"
 
 
 def duplicates(seen: list[Seen]) -> list[list[Seen]]:
     """Return the groups of images whose decoded pixels are the same."""
     groups: dict[bytes, list[Seen]] = defaultdict(list)
-    for one in seen:
-        groups[one.pixels].append(one)
+    for image in seen:
+        groups[image.pixels].append(image)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -224,8 +225,8 @@ def contact_sheet(seen: list[Seen], names: tuple[str, str]) -> np.ndarray | None
     names, parts = pictures.short_names(names), []
     for split in SPLITS:
         for label in (0, 1):
-            of_kind = [one for one in seen if (one.split, one.label) == (split, label)]
-            shown = [one for one in of_kind if one.thumbnail is not None]
+            of_kind = [image for image in seen if (image.split, image.label) == (split, label)]
+            shown = [image for image in of_kind if image.thumbnail is not None]
             if not shown:
                 continue
             heading = f"{split}: {names[label]} (class {label}), {len(shown)} of {len(of_kind)}"
@@ -233,7 +234,7 @@ def contact_sheet(seen: list[Seen], names: tuple[str, str]) -> np.ndarray | None
                 pictures.blank(pictures.LINE // 2, 1),
                 pictures.written(heading, pictures.LINE + 4),
             ]
-            cells = [cell(one) for one in shown]
+            cells = [cell(image) for image in shown]
             parts += [
                 pictures.beside(cells[start : start + COLUMNS]) for start in range(0, len(cells), COLUMNS)
             ]
@@ -243,10 +244,10 @@ def contact_sheet(seen: list[Seen], names: tuple[str, str]) -> np.ndarray | None
     return pictures.beside([margin, pictures.stack([*parts, pictures.blank(pictures.LINE // 2, 1)]), margin])
 
 
-def cell(one: Seen) -> np.ndarray:
+def cell(image: Seen) -> np.ndarray:
     """Return a thumbnail with its name below, in a part of fixed width."""
-    stem = one.name.rpartition("/")[2].rpartition(".")[0] or one.name
+    stem = image.name.rpartition("/")[2].rpartition(".")[0] or image.name
     stem = stem if len(stem) <= NAME else f"{stem[: NAME // 2 - 2]}..{stem[-NAME // 2 :]}"
-    picture = pictures.framed(one.thumbnail)
+    picture = pictures.framed(image.thumbnail)
     part = pictures.stack([picture, pictures.written(stem, 14)[:, : THUMBNAIL + 10]])
     return pictures.widened(part, THUMBNAIL + 10)

@@ -33,10 +33,10 @@ def load(data: TexturesData, seed: int) -> Dataset:
 
     train, val = examples(data.train, 0), examples(data.val, HALF)
     masks = np.stack([shape(k, data.collage_size) for k in range(data.collages)])
-    zero, one = (
+    black, white = (
         np.stack([crop(photograph, HALF, data.collage_size) for _ in masks]) for photograph in photographs
     )
-    collages = np.where(masks[..., None], one, zero)
+    collages = np.where(masks[..., None], white, black)
     return Dataset(data.classes, train, val, Masked("collages", collages, masks, None))
 
 

@@ -102,15 +102,15 @@ def prepared(
         )
     if baseline not in BASELINES:
         raise ValueError(f"`baseline` must be one of {', '.join(BASELINES)}. Received: {baseline=}")
-    maps = [check_heatmap(one) for one in maps]
-    if {one.shape for one in maps} != {images.shape[1:3]} or len(maps) != len(images):
+    maps = [check_heatmap(heatmap) for heatmap in maps]
+    if {heatmap.shape for heatmap in maps} != {images.shape[1:3]} or len(maps) != len(images):
         raise ValueError(
             "Each image needs a map of its size. "
-            f"Received: images {images.shape}, {len(maps)} maps {sorted({one.shape for one in maps})}"
+            f"Received: images {images.shape}, {len(maps)} maps {sorted({heatmap.shape for heatmap in maps})}"
         )
     rng = np.random.default_rng(seed)
     # The last key sorts first; equal values are sorted by a random number.
-    order = [np.lexsort((rng.random(one.size), -one.ravel())) for one in maps]
+    order = [np.lexsort((rng.random(heatmap.size), -heatmap.ravel())) for heatmap in maps]
     colour = images.mean((1, 2), keepdims=True) if baseline == "mean" else np.float32(0)
     return images, order, np.broadcast_to(colour, images.shape)
 

@@ -103,8 +103,8 @@ def iou(heatmap: Any, mask: Any) -> float:
         0.3333333333333333
     """
     q, mask = check_pair(heatmap, mask)
-    found = q >= 0.5
-    return float((found & mask).sum() / (found | mask).sum()) if mask.any() else float("nan")
+    white = q >= 0.5
+    return float((white & mask).sum() / (white | mask).sum()) if mask.any() else float("nan")
 
 
 def best_iou(heatmap: Any, mask: Any) -> float:
@@ -126,9 +126,9 @@ def best_iou(heatmap: Any, mask: Any) -> float:
         return float("nan")
     order = np.argsort(-q, axis=None)
     q, inside = q.ravel()[order], mask.ravel()[order]
-    hits, found = np.cumsum(inside), np.arange(1, q.size + 1)
+    hits, taken = np.cumsum(inside), np.arange(1, q.size + 1)
     last = np.append(q[1:] < q[:-1], True)  # of the pixels with equal values: a threshold takes them all
-    return float((hits / (found + hits[-1] - hits))[last].max())
+    return float((hits / (taken + hits[-1] - hits))[last].max())
 
 
 def pointing_game(heatmap: Any, mask: Any) -> float:
@@ -311,7 +311,7 @@ def rank_auroc(one: np.ndarray, zero: np.ndarray, axis: int = -1) -> np.ndarray:
 
 def interval(statistic: Callable[..., Any], *samples: np.ndarray) -> tuple[float, float]:
     """Return the ends of the 95 % percentile bootstrap interval; each sample is resampled by itself."""
-    found = stats.bootstrap(
+    resampled = stats.bootstrap(
         samples,
         statistic,
         n_resamples=RESAMPLES,
@@ -320,7 +320,7 @@ def interval(statistic: Callable[..., Any], *samples: np.ndarray) -> tuple[float
         method="percentile",
         rng=0,
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(resampled.confidence_interval.low), float(resampled.confidence_interval.high)
 
 
 def check_pair(heatmap: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from ..files import replacing
 from ..progress import Progress, silent
 from .build import build
 from .callbacks import Convergence, HeatmapSnapshots
-from .distribution import join_group
+from .distribution import ProcessGroup, join_group
 from .history import Row
 from .kinds import kind_of
 from .recorder import Recorder, digest, read_checkpoint
@@ -43,13 +43,14 @@ def train(
     With one seed, machine and configuration the history is the same each time, also when the run was cut
     off, at any moment, and resumed: the order of the images follows from the seed and the epoch, and the
     checkpoint holds the optimizer. Of several processes that train together (see `distribution`), each calls
-    this with the same configuration; one writes.
+    this with the same configuration; the main one writes.
 
     Args:
         config: what to train on and how.
         folder: the run folder; made if need be.
-        resume: continue the run that is there, where there is one. Only `training.epochs` may differ from
-            its configuration. A run that failed in its first epoch is none yet: any other may replace it.
+        resume: continue the run that is there, where there is one. Its configuration may differ only in what
+            does not belong to its identity, such as `training.epochs`; see `Config.identity`. A run that
+            failed in its first epoch is none yet: any other may replace it.
         progress: told after each batch.
         data: what `load_dataset` returned for the configuration, where that is done already.
 
@@ -64,18 +65,10 @@ def train(
     """
     folder = Path(folder)
     settings = config.training
-    if settings.snapshot_every and not kind_of(config).snapshots:
-        raise InputError(
-            "training.snapshot_every: expected null, as only a PatchNet's heatmaps are drawn in training. "
-            f"Received: {settings.snapshot_every} with model.kind {config.model.kind}"
-        )
     keras.utils.set_random_seed(settings.seed)
     group = join_group(settings.distribution)
-    if settings.snapshot_every and group.devices > 1:
-        raise InputError(
-            "training.snapshot_every: expected null where training.distribution has several devices. "
-            f"Received: {settings.snapshot_every}, {group.devices} devices"
-        )
+    if settings.snapshot_every:
+        check_snapshots(config, group)
     data = data or load_dataset(config, progress)
     config = with_classes(config, data)
     path = folder / CHECKPOINT
@@ -125,6 +118,21 @@ def train(
         with replacing(folder / MODEL) as part:
             model.save(part)
     return ending(recorder.rows, convergence.get_state())
+
+
+def check_snapshots(config: Config, group: ProcessGroup) -> None:
+    """Raise InputError where maps cannot be drawn in training."""
+    every = config.training.snapshot_every
+    if not kind_of(config).snapshots:
+        raise InputError(
+            "training.snapshot_every: expected null, as only a PatchNet's heatmaps are drawn in training. "
+            f"Received: {every} with model.kind {config.model.kind}"
+        )
+    if group.devices > 1:
+        raise InputError(
+            "training.snapshot_every: expected null where training.distribution has several devices. "
+            f"Received: {every}, {group.devices} devices"
+        )
 
 
 def finish(
