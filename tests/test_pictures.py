@@ -95,12 +95,12 @@ def test_legend_holds_the_colours_of_the_maps():
 def test_grey_is_called_undecided_only_where_it_is(rng):
     image, heatmap = rng.integers(0, 256, (150, 150, 3), "uint8"), rng.random((150, 150))
     word = pictures.written("0.5  undecided", pictures.LINE)
-    for stretched in (False, True):
+    for normalized in (False, True):
         drawn = [
-            pictures.with_legend(image, stretched=stretched),
-            pictures.strip([image], [heatmap], [0.5], stretched=stretched),
+            pictures.with_legend(image, normalized=normalized),
+            pictures.strip([image], [heatmap], [0.5], normalized=normalized),
         ]
-        assert [contains(picture, word) for picture in drawn] == [not stretched] * 2
+        assert [contains(picture, word) for picture in drawn] == [not normalized] * 2
 
 
 @pytest.mark.parametrize("size", [(40, 40), (40, 300), (300, 41), (1500, 2500)])

@@ -72,7 +72,7 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> dict[str, An
             labels=None if masked.labels is None else masked.labels[shown],
             masks=masked.masks[shown],
             class_names=data.class_names,
-            stretched=kind_of(config).min_max_normalized,
+            normalized=kind_of(config).min_max_normalized,
         )
         (folder / HEATMAPS).mkdir(exist_ok=True)
         pictures.save_png(strip, folder / HEATMAPS / f"{masked.name}.png")

@@ -101,7 +101,7 @@ def explain(
         write_array(out / f"{stem}_heatmap.npy", heatmap)
         pictures.save_png(pictures.grey(heatmap), out / f"{stem}_heatmap.png")
         overlay = pictures.overlay(image, heatmap)
-        overlay = pictures.with_legend(overlay, names, stretched=kind.min_max_normalized)
+        overlay = pictures.with_legend(overlay, names, normalized=kind.min_max_normalized)
         pictures.save_png(overlay, out / f"{stem}_overlay.png")
         explained.append(Explanation(path, probability, names[probability > 0.5], stem))
     progress("heatmaps", len(images), len(images))

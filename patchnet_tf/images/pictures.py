@@ -81,7 +81,7 @@ def legend(
     *,
     colours: str = "overlay",
     line: int = LINE,
-    stretched: bool = False,
+    normalized: bool = False,
 ) -> np.ndarray:
     """Draw the scale of a heatmap: a bar from 0 to 1, "undecided" at 0.5 and a class name at each end.
 
@@ -92,8 +92,8 @@ def legend(
             32 characters are cut.
         colours: "grey", "overlay" or "both", one bar beside the other.
         line: height of a line of text in pixels.
-        stretched: of maps that are scaled from 0 to 1 for each image, as CAM and Grad-CAM are: 0.5 is not
-            "undecided" there, and has no word.
+        normalized: the maps are min-max normalized, each by itself, as CAM and Grad-CAM are: 0.5 does not
+            mean undecided, and has no word.
 
     Returns:
         (h, w, 3), uint8, RGB: as large as it needs to be.
@@ -115,7 +115,7 @@ def legend(
             row += [framed(bar), blank(len(row[0]), line // 2)]
     text = [
         written(f"1  {name1}", line),
-        written("0.5" if stretched else "0.5  undecided", line),
+        written("0.5" if normalized else "0.5  undecided", line),
         written(f"0  {name0}", line),
     ]
     gap = len(row[0]) - 3 * line
@@ -125,7 +125,7 @@ def legend(
 
 
 def with_legend(
-    picture: Any, class_names: Sequence[str] = ("0", "1"), *, stretched: bool = False
+    picture: Any, class_names: Sequence[str] = ("0", "1"), *, normalized: bool = False
 ) -> np.ndarray:
     """Put the legend below a picture, whose own pixels stay as they are.
 
@@ -133,7 +133,7 @@ def with_legend(
         picture: uint8, (H, W) as `grey` draws it, or (H, W, 3) as `overlay` does; it gets the bar
             with its colours.
         class_names: names of class 0 and class 1.
-        stretched: as of `legend`.
+        normalized: as of `legend`.
 
     Returns:
         (H + h, max(W, w), 3), uint8, RGB: the picture in the top left corner. Text is larger on
@@ -148,7 +148,7 @@ def with_legend(
     picture = check_picture(picture)
     colours = "grey" if picture.ndim == 2 else "overlay"
     line = line_height(picture.shape[1])
-    return stack([rgb(picture), legend(class_names, colours=colours, line=line, stretched=stretched)])
+    return stack([rgb(picture), legend(class_names, colours=colours, line=line, normalized=normalized)])
 
 
 def strip(
@@ -159,7 +159,7 @@ def strip(
     masks: Sequence[Any] | None = None,
     class_names: Sequence[str] = ("0", "1"),
     *,
-    stretched: bool = False,
+    normalized: bool = False,
 ) -> np.ndarray:
     """Draw one row for each image: image | mask | heatmap | overlay, the probability above, one legend.
 
@@ -172,7 +172,7 @@ def strip(
         labels: N true classes, 0 or 1, written beside the probabilities; None leaves them out.
         masks: N masks (H, W), bool, 0/1 or 0/255; None leaves the column out.
         class_names: names of class 0 and class 1.
-        stretched: as of `legend`.
+        normalized: as of `legend`.
 
     Returns:
         (h, w, 3), uint8, RGB.
@@ -209,7 +209,7 @@ def strip(
         captions = [
             f"{text}   label: {names[int(k)]}" for text, k in zip(captions, given["labels"], strict=True)
         ]
-    return in_rows(headings, rows, captions, partial(legend, names, colours="both", stretched=stretched))
+    return in_rows(headings, rows, captions, partial(legend, names, colours="both", normalized=normalized))
 
 
 def side_by_side(
