@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -246,6 +246,9 @@ Step = GammaStep | ShadesOfGrayStep
 class ModelSection(Section):
     """What all models have in common."""
 
+    # Each map is scaled from its own lowest to its own highest value; otherwise it is made of decisions.
+    min_max_normalized: ClassVar[bool] = True
+
     kind: str
     crop: Size | None = None  # look at the central region only
     # Layers of the model before it looks at the pixels, in this order.
@@ -256,6 +259,8 @@ class ModelSection(Section):
 
 class PatchNetModel(ModelSection):
     """The arguments of `PatchNet`."""
+
+    min_max_normalized = False
 
     kind: Literal["patchnet"]
     patch_size: Count
@@ -330,7 +335,7 @@ class Comparison(Section):
         ]
         | None
     ) = None  # of PatchNets; None: model.patch_size
-    baselines: Baselines = Baselines()
+    baselines: Baselines | None = Baselines()  # None: PatchNets alone
     # As many get a map where there are no masks, and have their pixels deleted and inserted anyway.
     images: Count = 16
 

@@ -13,7 +13,8 @@ import pytest
 from patchnet_tf.config import load_config
 from patchnet_tf.errors import InputError
 from patchnet_tf.evaluation import metrics
-from patchnet_tf.reporting import plots, report
+from patchnet_tf.reporting import gallery, plots
+from patchnet_tf.reporting import page as page_module
 from patchnet_tf.reporting.report import write_report
 from patchnet_tf.training.history import Row
 
@@ -29,6 +30,11 @@ METHODS = {"patchnet5": "patchnet5", "cam": "cam", "grad_cam": "vgg11"}
 
 def number(value):
     return None if np.isnan(value) else float(value)
+
+
+def mean(value, low, high, images, skipped=0):
+    """A mean as JSON has it."""
+    return {"mean": value, "low": low, "high": high, "images": images, "skipped": skipped}
 
 
 def write(folder, results):
@@ -47,11 +53,9 @@ def comparison(folder, *, n=12, size=(6, 8), masked=True, class_names=("cat", EV
 
     def split(images):
         return {
-            "images": images,
-            "loss": rng.random(),
-            "accuracy": rng.random(),
-            "auroc": None if images == 7 else rng.random(),
-            "intervals": {"loss": [0.123, 0.987], "accuracy": [0.11, 0.99], "auroc": [None, None]},
+            "loss": mean(rng.random(), 0.123, 0.987, images),
+            "accuracy": mean(rng.random(), 0.11, 0.99, images),
+            "auroc": mean(None if images == 7 else rng.random(), None, None, images),
         }
 
     models, methods, measured = [], [], {}
@@ -80,13 +84,14 @@ def comparison(folder, *, n=12, size=(6, 8), masked=True, class_names=("cat", EV
             name: {k: number(v) for k, v in metrics.summarize(values)._asdict().items()}
             for name, values in measured[slug].items()
         }
-        areas = {"mean": rng.random(), "low": 0.25, "high": 0.75, "images": 5}
+        areas = mean(rng.random(), 0.25, 0.75, 5)
         curves = {"share": [0, 0.5, 1], "deletion": [1, 0.5, 0], "insertion": [0, 0.5, 1]}
         methods.append(
             {
                 "slug": slug,
                 "label": slug.upper(),
                 "model": model,
+                "min_max_normalized": slug != "patchnet5",
                 "localization": localization if masked else None,
                 "faithfulness": {"deletion": areas, "insertion": areas | {"mean": None}, "curves": curves},
             }
@@ -106,6 +111,7 @@ def comparison(folder, *, n=12, size=(6, 8), masked=True, class_names=("cat", EV
         for k in range(n)
     ]
     results = {
+        "date": "2020-02-29",
         "name": "pets",
         "class_names": list(class_names),
         "masks": "ears" if masked else None,
@@ -185,9 +191,9 @@ def test_every_figure_of_the_tables(compared):
     for row, model in zip(rows, results["models"], strict=True):
         expected = [model["label"]]
         for split in (model["validation"], model["test"]):
-            intervals = split["intervals"] if split else {}
             for name in ("accuracy", "auroc", "loss"):
-                expected.append(shown(split and split[name], *intervals.get(name, ())))
+                m = split[name] if split else mean(None, None, None, 0)
+                expected.append(shown(m["mean"], m["low"], m["high"]))
         assert row == [*expected, "2.5", "2", "2", f"{model['parameters']:,}"]
 
     head, *rows = page.tables["localization"]
@@ -211,7 +217,7 @@ def test_every_figure_of_the_tables(compared):
             p = image["probability"][model]
             wrong = label is not None and (p > 0.5) != (label == 1)
             expected.append(shown(p) + " ✗" * wrong)
-            expected += [shown(image["localization"][slug][name]) for name in report.PAPER]
+            expected += [shown(image["localization"][slug][name]) for name in page_module.PAPER]
         assert row == expected
 
 
@@ -257,9 +263,13 @@ def decoded(uri):
     return cv2.imdecode(np.frombuffer(base64.b64decode(data), "uint8"), cv2.IMREAD_UNCHANGED)
 
 
-def test_only_maps_of_other_networks_are_called_stretched(compared):
+def test_only_maps_of_other_networks_are_called_normalized(compared):
     text = (compared[0] / "report.html").read_text()
-    assert "The maps of CAM and GRAD_CAM are drawn in the same greys, but each is stretched" in text
+    assert "The maps of CAM and GRAD_CAM are drawn in the same greys, but each is min-max normalized" in text
+
+
+def test_the_date_of_the_figures(compared):
+    assert "Measured on 2020-02-29." in (compared[0] / "report.html").read_text()
 
 
 def test_the_scale_is_that_of_the_maps(compared):
@@ -305,19 +315,19 @@ def test_without_masks(tmp_path):
     page = read(tmp_path / "pets")
     assert set(page.tables) == {"classification", "faithfulness", "maps", "images"}
     assert page.tables["maps"][0] == ["image", "original", "PATCHNET5", "CAM", "GRAD_CAM"]
-    assert len(page.tables["maps"]) == 1 + report.BETWEEN
+    assert len(page.tables["maps"]) == 1 + gallery.BETWEEN
     assert page.tables["maps"][1][0].startswith(EVIL)
     assert page.tables["maps"][-1][0].startswith("image_11")
 
 
 def test_the_page_has_bounds(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "ROWS", 20)
-    monkeypatch.setattr(report, "SIDE", 16)
+    monkeypatch.setattr(page_module, "ROWS", 20)
+    monkeypatch.setattr(gallery, "SIDE", 16)
     comparison(tmp_path / "pets", n=40, size=(30, 26))
     page = read(tmp_path / "pets")
     assert len(page.tables["images"]) == 2 + 20
     assert "The first 20 of 40 images" in (tmp_path / "pets" / "report.html").read_text()
-    assert len(page.tables["maps"]) == 1 + 3 + 2 * report.EXTREMES + report.BETWEEN
+    assert len(page.tables["maps"]) == 1 + 3 + 2 * gallery.EXTREMES + gallery.BETWEEN
     sizes = {decoded(attributes["src"]).shape[:2] for attributes in page.all("img")[1:]}
     assert sizes == {(16, 14)}
 
@@ -395,16 +405,16 @@ def run(tmp_path):
     (tmp_path / "small.yaml").write_text(SMALL)
     (folder / "config.yaml").write_text(load_config(tmp_path / "small.yaml").to_yaml())
     (folder / "history.csv").write_text(HISTORY)
-    measure = {"mean": 0.625, "low": 0.5, "high": 0.75, "images": 2, "skipped": 1}
+    measure = mean(0.625, 0.5, 0.75, 2, 1)
     measured = {
+        "date": "2020-02-29",
         "validation": {
-            "images": 8,
-            "loss": 0.5,
-            "accuracy": 0.875,
-            "auroc": None,
-            "intervals": {"loss": [0.4, 0.6], "accuracy": [0.75, 1.0], "auroc": [None, None]},
+            "loss": mean(0.5, 0.4, 0.6, 8),
+            "accuracy": mean(0.875, 0.75, 1.0, 8),
+            "auroc": mean(None, None, None, 0, 8),
         },
-        "localization": {"masks": "collages", "auroc": measure, "new_measure": measure | {"mean": None}},
+        "masks": "collages",
+        "localization": {"auroc": measure, "new_measure": measure | {"mean": None}},
         "versions": {"keras": "3.15.1"},
     }
     (folder / "metrics.json").write_text(json.dumps(measured))
@@ -421,7 +431,7 @@ def test_a_run(run):
     ]  # fmt: skip
     assert page.tables["localization"] == [
         ["measure", "small", "images"],
-        [f"AUROC {report.MEANINGS['auroc']}", "0.625 0.50 to 0.75", "2 1 skipped"],
+        [f"AUROC {page_module.MEANINGS['auroc']}", "0.625 0.50 to 0.75", "2 1 skipped"],
         ["new_measure", "–", "2 1 skipped"],
     ]
     drawn = [decoded(attributes["src"])[0, 0, 0] for attributes in page.all("img")[1:]]
@@ -430,6 +440,8 @@ def test_a_run(run):
     assert "brick" in text
     assert "patch_size: 8" in text
     assert "3.15.1" in text
+    assert "Measured on 2020-02-29." in text
+    assert "on images that training did not use: 8 validation images" in text
 
 
 def test_a_run_that_is_not_measured(run):
@@ -445,7 +457,7 @@ def test_more_pictures_than_fit(run):
     for k in range(10):
         shutil.copy(run / "heatmaps" / "a_overlay.png", run / "heatmaps" / f"b{k}_overlay.png")
     page = read(run)
-    assert len(page.all("img")) == 1 + report.PICTURES
+    assert len(page.all("img")) == 1 + gallery.PICTURES
     assert "5 more in the folder heatmaps." in (run / "report.html").read_text()
 
 
@@ -454,7 +466,7 @@ def test_damage_in_a_run_is_one_line(run):
     with pytest.raises(InputError, match=r"a_overlay\.png: damaged"):
         write_report(run)
     (run / "metrics.json").write_text("[1]")
-    with pytest.raises(InputError, match=r"metrics.json: expected what `patchnet evaluate` writes$"):
+    with pytest.raises(InputError, match=r"metrics.json: .*; expected what `patchnet evaluate` writes$"):
         write_report(run)
 
 

@@ -44,7 +44,13 @@ def comparison():
             {"slug": "patchnet5", "label": "PatchNet 5", "kind": "patchnet", "validation": {"loss": MEAN}}
         ],
         methods=[
-            {"slug": "map", "label": "Map", "model": "patchnet5", "faithfulness": faithfulness},
+            {
+                "slug": "map",
+                "label": "Map",
+                "model": "patchnet5",
+                "min_max_normalized": False,
+                "faithfulness": faithfulness,
+            },
         ],
         images=[
             {

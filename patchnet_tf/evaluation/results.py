@@ -81,6 +81,11 @@ NamedMean = Annotated[Mean, PlainSerializer(mean_to_json)]
 Measures = dict[str, NamedMean]
 
 
+def count_images(measures: Measures) -> int:
+    """Return how many images were measured, counting those where a measure is undefined."""
+    return max((mean.images + mean.skipped for mean in measures.values()), default=0)
+
+
 class Part(BaseModel):
     """What all results have in common: they are frozen, and keys that are not read may stand beside."""
 
@@ -212,6 +217,8 @@ class Method(Part):
         slug: name of its files.
         label: as tables call it.
         model: slug of the network.
+        min_max_normalized: whether each map is scaled from its own lowest to its own highest value; the
+            others are decisions, where 0.5 means undecided.
         localization: as in `Run`.
         faithfulness: None without an image of class 1.
     """
@@ -219,6 +226,7 @@ class Method(Part):
     slug: Slug
     label: str
     model: Slug
+    min_max_normalized: bool
     localization: Measures | None = None
     faithfulness: Faithfulness | None = None
 
