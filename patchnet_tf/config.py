@@ -246,7 +246,8 @@ Step = GammaStep | ShadesOfGrayStep
 class ModelSection(Section):
     """What all models have in common."""
 
-    # Each map is scaled from its own lowest to its own highest value; otherwise it is made of decisions.
+    # Whether each map is scaled from its own lowest to its own highest value; the others are decisions, and
+    # 0.5 means undecided.
     min_max_normalized: ClassVar[bool] = True
 
     kind: str

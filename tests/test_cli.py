@@ -81,7 +81,7 @@ def test_train_evaluate_explain(patchnet, place, tmp_path, monkeypatch):
     code, out, _ = patchnet("evaluate", "runs/mine")
     assert code == 0
     measured = json.loads(Path("runs/mine/metrics.json").read_text())
-    assert f"{measured['validation']['loss']:.3f}" in out
+    assert f"{measured['validation']['loss']['mean']:.3f}" in out
     auroc = measured["localization"]["auroc"]
     assert f"{auroc['mean']:.3f} ({auroc['low']:.2f} to {auroc['high']:.2f})" in out
     assert "Report: runs/mine/report.html" in out
@@ -348,7 +348,7 @@ def test_demo(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     measured = json.loads((tmp_path / "demo" / "metrics.json").read_text())
-    assert measured["validation"]["accuracy"] >= 0.95
+    assert measured["validation"]["accuracy"]["mean"] >= 0.95
     assert measured["localization"]["auroc"]["mean"] >= 0.9
     assert (tmp_path / "demo" / "heatmaps" / "collages.png").is_file()
     assert (tmp_path / "demo" / "export" / "demo.onnx").is_file()

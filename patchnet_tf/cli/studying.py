@@ -9,7 +9,7 @@ from ..config import load_config
 from .console import Reporter, heavy_imports, one_line_errors, show
 from .inspecting import write_page
 from .options import ConfigFile, Overrides, packaged, read_patch_sizes
-from .tables import comparison_tables, convergence_table, tradeoff_table
+from .tables import comparison_tables, convergence_table
 
 
 def convergence(
@@ -59,32 +59,19 @@ def tradeoff(
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the runs go; by default `runs/<name in CONFIG>-tradeoff`."),
+        typer.Option(metavar="DIR", help="Where all goes; by default `runs/<name in CONFIG>-tradeoff`."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue what was cut off; what is finished stays as it is.")
-    ] = False,
 ) -> None:
     """Compare patch sizes: what larger patches gain in accuracy, and what they cost in time and sharpness.
 
-    Trains a PatchNet for each patch size, to DIR/p11, DIR/p17, ..., which are runs as `train` makes them, and
-    measures it. Writes tradeoff.csv, tradeoff.json, a chart (tradeoff.png) and the heatmaps of the same
-    validation images side by side (heatmaps.png). model.patch_size of CONFIG is not used.
+    This is `patchnet compare` without baselines (comparison.baselines=null): it trains a PatchNet for each
+    patch size, measures them, and prints and writes the same. DIR/patch_sizes.png has loss, accuracy and time
+    by patch size, DIR/heatmaps.png the heatmaps of the same validation images side by side. After Ctrl-C or a
+    crash, the same command goes on.
 
     Example: patchnet tradeoff configs/folder.yaml --set data.path=~/cells --patch-sizes 11,17,31
     """
-    with one_line_errors("the same command with --resume continues"):
-        sizes = read_patch_sizes(patch_sizes)
-        settings = load_config(config, overrides or [])
-        with heavy_imports("train"):
-            from ..studies import tradeoff
-
-        folder = out or Path("runs") / f"{settings.name}-tradeoff"
-        with Reporter() as progress:
-            measured = tradeoff.tradeoff(settings, sizes, folder, resume=resume, progress=progress)
-        rows = [tradeoff.row(run) for run in measured]
-        show(tradeoff_table(rows, masks="localization" in measured[0]))
-        print(f"Figures, chart and heatmaps: {folder}")
+    run_comparison(config, [*(overrides or []), "comparison.baselines=null"], patch_sizes, out, "tradeoff")
 
 
 def compare(
@@ -109,7 +96,8 @@ def compare(
     same data, augmentation and stopping rule, in batches of 64; `comparison` in CONFIG changes that, and
     training.epochs is a budget for all. Then prints and writes loss, accuracy and time of each model; how
     well each method's maps find the masks, where there are any; and the areas below the deletion and
-    insertion curves. DIR/report.html shows all of it with the maps side by side. After Ctrl-C or a crash,
+    insertion curves. DIR/report.html shows all of it with the maps side by side; of several patch sizes there
+    are also a chart, DIR/patch_sizes.png, and DIR/heatmaps.png. After Ctrl-C or a crash,
     the same command goes on; a finished model is not trained again, unless training.epochs gives it more.
 
     The baselines have 20 and 129 million weights: slow to train without a GPU, and 4 GB on disk.
@@ -117,13 +105,20 @@ def compare(
 
     Example: patchnet compare configs/folder.yaml --set data.path=~/cells --patch-sizes 17,31
     """
+    run_comparison(config, overrides or [], patch_sizes, out, "comparison")
+
+
+def run_comparison(
+    config: Path, overrides: list[str], patch_sizes: str | None, out: Path | None, name: str
+) -> None:
+    """Compare with progress, print the tables, and write the page; `name` ends that of the folder."""
     with one_line_errors("the same command goes on"):
-        sizes = [f"comparison.patch_sizes={read_patch_sizes(patch_sizes)}"] if patch_sizes else []
-        settings = load_config(config, [*(overrides or []), *sizes])
+        sizes = [f"comparison.patch_sizes={read_patch_sizes(patch_sizes)}"] if patch_sizes is not None else []
+        settings = load_config(config, [*overrides, *sizes])
         with heavy_imports("train"):
             from ..studies import comparison
 
-        folder = out or Path("runs") / f"{settings.name}-comparison"
+        folder = out or Path("runs") / f"{settings.name}-{name}"
         with Reporter() as progress:
             compared = comparison.compare(settings, folder, progress=progress)
         for table in comparison_tables(compared):

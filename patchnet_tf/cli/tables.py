@@ -1,16 +1,23 @@
 """Tables of figures, for stdout."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.table import Table
 
+from ..evaluation.results import Comparison, Mean, Run, count_images
 
-def with_interval(mean: float | None, low: float | None, high: float | None) -> str:
-    """Write a figure as in "0.905 (0.87 to 0.94)"."""
-    if mean is None:
+CLASSIFIED = ("loss", "accuracy", "auroc")  # columns of a comparison's table of networks
+LOCATED = ("exact_match", "recall", "auroc")  # and of its table of maps: those of the paper
+
+
+def with_interval(mean: Mean) -> str:
+    """Write a mean as in "0.905 (0.87 to 0.94)"."""
+    if math.isnan(mean.mean):
         return "undefined"
-    return f"{mean:.3f}" if low is None else f"{mean:.3f} ({low:.2f} to {high:.2f})"
+    interval = "" if math.isnan(mean.low) else f" ({mean.low:.2f} to {mean.high:.2f})"
+    return f"{mean.mean:.3f}{interval}"
 
 
 def explained_table(explained: Sequence[Any]) -> Table:
@@ -31,21 +38,18 @@ def data_table(checked: Any) -> Table:
     return table
 
 
-def evaluation_table(measured: dict[str, Any]) -> Table:
+def evaluation_table(measured: Run) -> Table:
     """Tabulate what `patchnet evaluate` measured."""
     from ..evaluation.metrics import TITLES
 
     table = Table("measure", "value (95 % interval)", "images")
-    for split in ("validation", "test"):
-        for name in ("accuracy", "loss", "auroc") if split in measured else ():
-            of_split = measured[split]
-            value = with_interval(of_split[name], *of_split["intervals"][name])
-            table.add_row(f"{split} {TITLES.get(name, name)}", value, str(of_split["images"]))
-    if localization := measured.get("localization"):
-        for name, title in TITLES.items():
-            m = localization[name]
-            value = with_interval(m["mean"], m["low"], m["high"])
-            table.add_row(f"{title} ({localization['masks']})", value, str(m["images"]))
+    for split, measures in (("validation", measured.validation), ("test", measured.test)):
+        for name, mean in (measures or {}).items():
+            images = str(mean.images + mean.skipped)
+            table.add_row(f"{split} {TITLES.get(name, name)}", with_interval(mean), images)
+    for name, mean in (measured.localization or {}).items():
+        title = f"{TITLES.get(name, name)} ({measured.masks})"
+        table.add_row(title, with_interval(mean), str(mean.images))
     return table
 
 
@@ -61,60 +65,42 @@ def convergence_table(points: dict[str, Any]) -> Table:
     return table
 
 
-def tradeoff_table(rows: Sequence[dict[str, Any]], *, masks: bool) -> Table:
-    """Tabulate what each patch size gains and costs."""
-    table = Table("p", "val_loss", "val_accuracy", "s/epoch", "epochs", "parameters")
-    if masks:
-        table.add_column("map AUROC")
-    for row in rows:
-        cells = [str(row["patch_size"]), f"{row['val_loss']:.4f}", f"{row['val_accuracy']:.3f}"]
-        cells += [f"{row['seconds_per_epoch']:.2f}", str(row["epochs"]), f"{row['parameters']:,}"]
-        if masks:
-            cells.append(with_interval(row["localization_auroc"], None, None))
-        table.add_row(*cells)
-    return table
+def comparison_tables(compared: Comparison) -> Iterator[Table]:
+    """Give the tables of a comparison: the networks, their training, and their maps."""
+    from ..evaluation.metrics import TITLES
 
-
-def comparison_tables(compared: dict[str, Any]) -> Iterator[Table]:
-    """Give the tables of a comparison: the models, and their maps."""
-
-    def cell(m: dict[str, Any]) -> str:
-        counted = f", {m['images']} images" if m.get("skipped") else ""
-        return with_interval(m["mean"], m["low"], m["high"]) + counted
+    def cell(mean: Mean) -> str:
+        counted = f", {mean.images} images" if mean.skipped else ""
+        return with_interval(mean).replace(" (", "\n(") + counted
 
     for split in ("validation", "test"):
-        rows = [model for model in compared["models"] if model[split]]
-        of_split = Table("model", "loss", "accuracy", "epochs", "s/epoch")
-        for model in rows:
-            figures = model[split]
-            measures = [
-                dict(zip(("mean", "low", "high"), (figures[name], *figures["intervals"][name]), strict=True))
-                for name in ("loss", "accuracy")
-            ]
-            seconds = f"{model['seconds_per_epoch']:.2f}"
-            of_split.add_row(model["label"], *map(cell, measures), str(model["epochs"]), seconds)
-        if rows:
-            of_split.title = f"{split}, {rows[0][split]['images']} images"
-            yield of_split
+        measured = {model.label: getattr(model, split) for model in compared.models if getattr(model, split)}
+        table = Table("model", *(TITLES.get(name, name) for name in CLASSIFIED))
+        for label, measures in measured.items():
+            table.add_row(label, *(cell(measures[name]) for name in CLASSIFIED))
+        if measured:
+            table.title = f"{split}, {count_images(next(iter(measured.values())))} images"
+            yield table
 
-    methods = compared["methods"]
-    if compared["masks"]:
-        from ..evaluation.metrics import TITLES
-
-        names = ("exact_match", "recall", "auroc")
-        located = Table("method", *(TITLES[name] for name in names))
-        located.title = f"maps of {len(compared['images'])} images against {compared['masks']}"
-        for method in methods:
-            cells = [cell(method["localization"][name]) for name in names]
-            located.add_row(method["label"], *(text.replace(" (", "\n(") for text in cells))
-        yield located
-    if methods[0]["faithfulness"]:
-        curves = Table("method", "deletion (less is better)", "insertion (more is better)")
-        for method in methods:
-            of_both = (method["faithfulness"][name] for name in ("deletion", "insertion"))
-            curves.add_row(method["label"], *map(cell, of_both))
-        curves.title = f"areas below curves, {methods[0]['faithfulness']['deletion']['images']} images"
-        curves.caption = (
-            "For maps of one network: between networks it says as much about their probabilities."
+    table = Table("model", "epochs", "s/epoch", "parameters", title="training")
+    for model in compared.models:
+        table.add_row(
+            model.label, str(model.epochs), f"{model.seconds_per_epoch:.2f}", f"{model.parameters:,}"
         )
-        yield curves
+    yield table
+
+    if compared.masks:
+        table = Table("method", *(TITLES[name] for name in LOCATED))
+        table.title = f"maps of {len(compared.images)} images against {compared.masks}"
+        for method in compared.methods:
+            table.add_row(method.label, *(cell(method.localization[name]) for name in LOCATED))
+        yield table
+
+    faithful = {method.label: method.faithfulness for method in compared.methods if method.faithfulness}
+    if faithful:
+        table = Table("method", "deletion (less is better)", "insertion (more is better)")
+        for label, areas in faithful.items():
+            table.add_row(label, with_interval(areas.deletion), with_interval(areas.insertion))
+        table.title = f"areas below curves, {count_images({'': areas.deletion})} images"
+        table.caption = "For maps of one network: between networks it says as much about their probabilities."
+        yield table

@@ -31,12 +31,14 @@ class Masked(NamedTuple):
         images: (M, H, W, C), uint8.
         masks: (M, H, W), bool, True where a perfect heatmap is white.
         labels: (M,), uint8, or None where an image shows both classes.
+        names: M texts, all different; none where the images are not from files.
     """
 
     name: str
     images: np.ndarray
     masks: np.ndarray
     labels: np.ndarray | None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Dataset:
         val: what the weights are chosen by.
         masked: validation images with masks; None where no masks are known.
         test: what nothing is chosen by; None where there are no such images.
+        val_names: of the images of `val`, all different; none where they are not from files.
     """
 
     class_names: tuple[str, str]
@@ -56,3 +59,4 @@ class Dataset:
     val: Examples
     masked: Masked | None
     test: Examples | None = None
+    val_names: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ is wrong with the list. `read` makes a `Dataset` of it, `check` a report.
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -117,12 +118,24 @@ def read(listing: Listing, progress: Progress = silent) -> Dataset:
         part = slice(splits.index(split), splits.index(split) + splits.count(split))
         examples[split] = Examples(images[part], labels[part])
     chosen = list(masks)
-    masked = (
-        Masked(listing.mask, images[chosen], np.stack(list(masks.values())), labels[chosen])
-        if masks
-        else None
+    masked = None
+    if masks:
+        names = names_of([entries[k].path for k in chosen])
+        masked = Masked(listing.mask, images[chosen], np.stack(list(masks.values())), labels[chosen], names)
+    return Dataset(
+        listing.class_names,
+        examples["train"],
+        examples["val"],
+        masked,
+        examples.get("test"),
+        names_of([entry.path for entry in entries if entry.split == "val"]),
     )
-    return Dataset(listing.class_names, examples["train"], examples["val"], masked, examples.get("test"))
+
+
+def names_of(paths: Sequence[Path]) -> tuple[str, ...]:
+    """Name files: by their stem, or folder and stem where another file has the same."""
+    times = Counter(path.stem for path in paths)
+    return tuple(path.stem if times[path.stem] == 1 else f"{path.parent.name}/{path.stem}" for path in paths)
 
 
 def refuse(complaints: Sequence[str]) -> None:

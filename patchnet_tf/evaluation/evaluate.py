@@ -1,12 +1,11 @@
 """Measure a run: its classification, and its maps against masks."""
 
+import datetime
 import errno
 import importlib.metadata
-import math
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -14,17 +13,16 @@ import numpy as np
 from ..config import Config
 from ..data import Examples, load_dataset
 from ..data.batches import Batches
-from ..files import write_json
 from ..images import pictures
 from ..progress import Progress, silent
 from ..training.kinds import kind_of
 from ..training.run import HEATMAPS, METRICS, open_run
-from . import metrics
+from . import metrics, results
 
 STRIP = 6  # rows of the picture of maps
 
 
-def evaluate(folder: str | Path, *, progress: Progress = silent) -> dict[str, Any]:
+def evaluate(folder: str | Path, *, progress: Progress = silent) -> results.Run:
     """Measure a finished run on its validation images, and its heatmaps on the masks, where there are any.
 
     A test split, where the data set has one, is measured as the validation images are.
@@ -32,18 +30,14 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> dict[str, An
     Writes metrics.json and, with masks, a picture of the first of them to heatmaps/.
 
     Returns:
-        What is in metrics.json: "validation" with "images", "loss", "accuracy" and "auroc" of the
-        classification, and under "intervals" the two ends of each; "test" with the same where there is
-        such a split; with masks also "localization" with "masks" (what they show) and, for each measure of
-        `metrics.localization`, "mean", "low" and "high" (None where undefined), "images" and "skipped".
-        "versions" says of what, see `versions`.
+        What is in metrics.json.
 
     Raises:
         InputError: the folder is no finished run, or its data cannot be read.
         OSError: something cannot be written.
 
     Example:
-        >>> evaluate("runs/demo")["validation"]["accuracy"]
+        >>> evaluate("runs/demo").validation["accuracy"].mean
         1.0
     """
     folder = Path(folder)
@@ -52,18 +46,12 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> dict[str, An
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     data = load_dataset(config, progress)
     batch_size = config.training.batch_size
-    measured: dict[str, Any] = {
-        "validation": classification(model, data.val, batch_size, "evaluating", progress)
-    }
-    if data.test:
-        measured["test"] = classification(model, data.test, batch_size, "testing", progress)
+    validation = classification(model, data.val, batch_size, "evaluating", progress)
+    test = classification(model, data.test, batch_size, "testing", progress) if data.test else None
+    localization = None
     if masked := data.masked:
         maps = draw_maps(config, model, masked.images, progress)
-        measures = metrics.localization(maps, masked.masks)
-        measured["localization"] = {"masks": masked.name} | {
-            name: {key: number(value) for key, value in measure._asdict().items()}
-            for name, measure in measures.items()
-        }
+        localization = metrics.localization(maps, masked.masks)
         shown = slice(STRIP)
         strip = pictures.strip(
             masked.images[shown],
@@ -76,8 +64,15 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> dict[str, An
         )
         (folder / HEATMAPS).mkdir(exist_ok=True)
         pictures.save_png(strip, folder / HEATMAPS / f"{masked.name}.png")
-    measured["versions"] = versions()
-    write_json(folder / METRICS, measured)
+    measured = results.Run(
+        date=datetime.date.today(),
+        versions=versions(),
+        validation=validation,
+        test=test,
+        masks=masked.name if masked else None,
+        localization=localization,
+    )
+    measured.write(folder / METRICS)
     return measured
 
 
@@ -101,23 +96,13 @@ def draw_maps(config: Config, model: keras.Model, images: np.ndarray, progress: 
     return maps
 
 
-def number(value: float) -> float | None:
-    """Return a figure as JSON knows it, which has no NaN."""
-    return None if math.isnan(value) else value
-
-
 def classification(
     model: keras.Model, examples: Examples, batch_size: int, task: str, progress: Progress
-) -> dict[str, Any]:
-    """Return "images", "loss", "accuracy" and "auroc" of a model, and "intervals" with both ends of each."""
+) -> results.Measures:
+    """Measure how well a model classifies examples."""
     batches = Batches(examples, batch_size)
-    q = []
+    q: list[float] = []
     for k in range(len(batches)):
         q.extend(model.predict_on_batch(batches[k][0])[:, 0].tolist())
         progress(task, k + 1, len(batches))
-    classified = metrics.classification(q, examples.labels)
-    return (
-        {"images": len(q)}
-        | {name: number(measure.mean) for name, measure in classified.items()}
-        | {"intervals": {name: [number(m.low), number(m.high)] for name, m in classified.items()}}
-    )
+    return metrics.classification(q, examples.labels)

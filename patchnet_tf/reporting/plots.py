@@ -113,7 +113,7 @@ def convergence(
 
 def by_patch_size(
     sizes: Sequence[int],
-    figures: Mapping[str, Sequence[tuple[float | None, float | None, float | None]]],
+    figures: Mapping[str, Sequence[tuple[float, float, float]]],
     *,
     shares: Collection[str] = (),
     title: str,
@@ -122,7 +122,7 @@ def by_patch_size(
 
     Args:
         sizes: of patches, in pixels.
-        figures: label of the axis to value, lower and upper end of its interval for each size; None where
+        figures: label of the axis to value, lower and upper end of its interval for each size; NaN where
             there is none.
         shares: labels of figures between 0.5, a guess, and 1; the axis of the others begins at 0.
         title: above the picture.
@@ -133,7 +133,7 @@ def by_patch_size(
     figure = page(6.5, 0.8 + 1.7 * len(figures), title)
     rows = figure.subplots(len(figures), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, values) in zip(rows, figures.items(), strict=True):
-        y, low, high = np.array(values, "float64").T  # None becomes NaN, which is not drawn
+        y, low, high = np.array(values, "float64").T  # NaN is not drawn
         axes.vlines(sizes, low, high, colors=INK, linewidth=1)
         axes.plot(sizes, y, "o-", color=INK, linewidth=1, markersize=5)
         tops = np.fmax(y, high)

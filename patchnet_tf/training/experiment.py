@@ -1,11 +1,7 @@
 """The old place of what is in `run`, `recorder`, `build`, `train` and in `patchnet_tf.evaluation`."""
 
 from ..evaluation import metrics as metrics
-from ..evaluation.evaluate import classification as classification
-from ..evaluation.evaluate import draw_maps as draw_maps
 from ..evaluation.evaluate import evaluate as evaluate
-from ..evaluation.evaluate import number as number
-from ..evaluation.evaluate import versions as versions
 from ..evaluation.explain import explain as explain
 from ..progress import Progress as Progress
 from ..progress import silent as silent

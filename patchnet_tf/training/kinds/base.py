@@ -40,8 +40,6 @@ class Kind:
         drawing: takes a model, and returns what draws the map of an image.
         smallest: takes a section, and returns the (height, width) that the model must see at least.
         names: takes a section, and returns how files and tables call the model and its method.
-        min_max_normalized: whether each map is scaled from its lowest to its highest value; otherwise its
-            values are decisions, and 0.5 means undecided.
         fixed_size: takes a section, and returns whether all images must have the size of those of training.
         snapshots: whether its heatmaps can be drawn in training.
         exportable: whether it can be exported, its map with it.
@@ -52,10 +50,14 @@ class Kind:
     drawing: Callable[[keras.Model], Draw]
     smallest: Callable[[Any], tuple[int, int]]
     names: Callable[[Any], Names]
-    min_max_normalized: bool = True
     fixed_size: Callable[[Any], bool] = lambda section: False
     snapshots: bool = False
     exportable: bool = False
+
+    @property
+    def min_max_normalized(self) -> bool:
+        """Whether each map is scaled from its own lowest to its own highest value; see its section."""
+        return self.section.min_max_normalized
 
     def smallest_image(self, section: ModelSection) -> tuple[int, int]:
         """Return the (height, width) that an image must have at least."""

@@ -25,7 +25,6 @@ PATCHNET = Kind(
     drawing=drawing,
     smallest=lambda section: (section.patch_size, section.patch_size),
     names=names,
-    min_max_normalized=False,
     snapshots=True,
     exportable=True,
 )

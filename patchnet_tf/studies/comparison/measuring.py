@@ -1,0 +1,131 @@
+"""The figures of one network and of its maps; maps and curves that are there are read, not made again."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from scipy.integrate import trapezoid
+
+from ...config import Config, PatchNetModel
+from ...data import Dataset
+from ...evaluation import metrics, results
+from ...evaluation.evaluate import classification, draw_maps
+from ...evaluation.faithfulness import deletion, insertion
+from ...files import replacing, write_array
+from ...progress import Progress
+from ...training.history import seconds_per_epoch
+from ...training.kinds import kind_of
+from ...training.run import open_run
+from ...training.train import Training
+from .candidates import Candidate
+from .images import Chosen, read_arrays
+
+STEPS = 25  # of the deletion and insertion curves
+
+
+class Measured(NamedTuple):
+    """The figures of a network and of its method.
+
+    Attributes:
+        model: of the network.
+        method: of its maps.
+        probability: of class 1, for each chosen image.
+        per_image: what `metrics.per_image` returns; empty without masks.
+    """
+
+    model: results.Model
+    method: results.Method
+    probability: list[float]
+    per_image: dict[str, np.ndarray]
+
+
+def measure(
+    folder: Path, candidate: Candidate, ending: Training, data: Dataset, chosen: Chosen, progress: Progress
+) -> Measured:
+    """Measure the network that a training ended with, in the folder of a comparison."""
+    names = candidate.names
+
+    def step(number: int) -> Progress:
+        def show(task: str, done: float, total: int, note: str = "") -> None:
+            progress(f"{names.label}: measuring", number + done / total, 4, task)
+
+        return show
+
+    config, model = open_run(folder / names.slug)
+    batch_size = config.training.batch_size
+    splits = {
+        split: classification(model, examples, batch_size, split, step(k)) if examples else None
+        for k, (split, examples) in enumerate({"validation": data.val, "test": data.test}.items())
+    }
+    probability = model.predict(chosen.images, batch_size=batch_size, verbose=0)[:, 0].tolist()
+
+    path = folder / "maps" / f"{names.method}.npy"
+    maps = read_arrays(path)
+    if maps is None:
+        maps = draw_maps(config, model, chosen.images, step(2))
+        write_array(path, maps)
+    per_image = {} if chosen.masks is None else metrics.per_image(maps, chosen.masks)
+    curves = folder / "maps" / f"{names.method}_curves.npz"
+    return Measured(
+        results.Model(
+            slug=names.slug,
+            label=names.label,
+            kind=config.model.kind,
+            patch_size=config.model.patch_size if isinstance(config.model, PatchNetModel) else None,
+            parameters=model.count_params(),
+            epochs=len(ending.rows),
+            best_epoch=ending.best.epoch,
+            seconds_per_epoch=seconds_per_epoch(ending.rows),
+            ended=ending.reason,
+            **splits,
+        ),
+        results.Method(
+            slug=names.method,
+            label=names.method_label,
+            model=names.slug,
+            min_max_normalized=kind_of(config).min_max_normalized,
+            localization={name: metrics.summarize(values) for name, values in per_image.items()} or None,
+            faithfulness=faithfulness(curves, model, maps, chosen, config, step(3)),
+        ),
+        probability,
+        per_image,
+    )
+
+
+def faithfulness(
+    path: Path, model: keras.Model, maps: np.ndarray, chosen: Chosen, config: Config, progress: Progress
+) -> results.Faithfulness | None:
+    """Return areas and mean curves of deletion and insertion, which a network and its own maps have.
+
+    They are over the first `comparison.images` images of class 1, or of both classes at once, the same for
+    all methods. `path` keeps "share" (25 steps), "deletion" and "insertion" (images, 26).
+    """
+    ones = [k for k, label in enumerate(chosen.labels) if label != 0][: config.comparison.images]
+    if not ones:
+        return None
+    curves = read_arrays(path)
+    if curves is None or len(curves["deletion"]) != len(ones):
+        curves = draw_curves(model, maps, chosen, ones, progress)
+        with replacing(path) as part, part.open("wb") as file:
+            np.savez(file, **curves)
+    areas = {name: trapezoid(curves[name], curves["share"]) for name in ("deletion", "insertion")}
+    means = {name: curves[name].mean(axis=0).tolist() for name in areas}
+    return results.Faithfulness(
+        **{name: metrics.summarize(values) for name, values in areas.items()},
+        curves=results.Curves(share=curves["share"].tolist(), **means),
+    )
+
+
+def draw_curves(
+    model: keras.Model, maps: np.ndarray, chosen: Chosen, indices: list[int], progress: Progress
+) -> dict[str, np.ndarray]:
+    """Delete and insert the pixels of some of the images: "share" (26,), the others (images, 26)."""
+    curves = {"deletion": [], "insertion": []}
+    for done, k in enumerate(indices):
+        progress("deletion and insertion", done, len(indices), chosen.names[k])
+        for name, curve in (("deletion", deletion), ("insertion", insertion)):
+            curves[name].append(curve(model, chosen.images[k : k + 1], maps[k : k + 1], steps=STEPS))
+    progress("deletion and insertion", len(indices), len(indices))
+    probabilities = {name: np.concatenate([c.probabilities for c in each]) for name, each in curves.items()}
+    return {"share": curves["deletion"][0].shares} | probabilities
