@@ -95,12 +95,12 @@ def test_the_wrong_backend():
 
 TRAIN = """
 import json, sys
-from patchnet_tf.training import experiment
+from patchnet_tf.training.train import train as train_run
 from patchnet_tf.config import load_config
 from patchnet_tf.errors import InputError
 
 def train(folder, *options, **more):
-    trained = experiment.train(load_config(sys.argv[1], options), folder, **more)
+    trained = train_run(load_config(sys.argv[1], options), folder, **more)
     return [[row.loss, row.accuracy, row.val_loss, row.val_accuracy] for row in trained.rows]
 
 def refusal(*arguments):

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import cv2
@@ -12,6 +11,7 @@ from patchnet_tf.data import load_dataset
 from patchnet_tf.errors import InputError
 from patchnet_tf.evaluation.evaluate import evaluate
 from patchnet_tf.evaluation.explain import explain
+from patchnet_tf.evaluation.results import Run
 from patchnet_tf.training.run import open_run
 from patchnet_tf.training.train import train
 
@@ -21,26 +21,25 @@ from .small import history, image_folder, save
 def test_evaluate(run):
     told = []
     measured = evaluate(run, progress=lambda task, done, total, note="": told.append((task, done, total)))
-    assert json.loads((run / "metrics.json").read_text()) == measured
-    assert measured["versions"]["keras"] == keras.__version__
+    assert Run.read(run / "metrics.json") == measured
+    assert measured.versions["keras"] == keras.__version__
     data = load_dataset(load_config(run / "config.yaml"))
     model = pn.load_model(run / "model.keras")
     q, labels = model.predict(data.val.images, verbose=0)[:, 0], data.val.labels
-    validation = measured["validation"]
-    assert validation["images"] == 8
-    assert validation["accuracy"] == np.mean((q > 0.5) == labels)
+    validation = measured.validation
+    assert validation["loss"].images == 8
+    assert validation["accuracy"].mean == np.mean((q > 0.5) == labels)
     pairs = q[labels == 1][:, None] - q[labels == 0][None]
-    assert validation["auroc"] == pytest.approx(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
-    for name, (low, high) in validation["intervals"].items():
-        assert low <= validation[name] <= high
-    assert validation["loss"] == pytest.approx(min(float(row[3]) for row in history(run)), abs=1e-5)
+    assert validation["auroc"].mean == pytest.approx(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
+    for mean in validation.values():
+        assert mean.low <= mean.mean <= mean.high
+    assert validation["loss"].mean == pytest.approx(min(float(row[3]) for row in history(run)), abs=1e-5)
     maps = pn.heatmap_model(model).predict(data.masked.images, verbose=0)
-    localization = measured["localization"]
-    assert localization["masks"] == "collages"
-    exact = localization["exact_match"]
-    assert exact["mean"] == pytest.approx(np.mean((maps >= 0.5) == data.masked.masks), abs=1e-3)
-    assert exact["low"] <= exact["mean"] <= exact["high"]
-    assert (exact["images"], exact["skipped"]) == (2, 0)
+    assert measured.masks == "collages"
+    exact = measured.localization["exact_match"]
+    assert exact.mean == pytest.approx(np.mean((maps >= 0.5) == data.masked.masks), abs=1e-3)
+    assert exact.low <= exact.mean <= exact.high
+    assert (exact.images, exact.skipped) == (2, 0)
     assert ("heatmaps", 2, 2) in told
     assert cv2.imread(str(run / "heatmaps" / "collages.png")) is not None
 
@@ -116,16 +115,16 @@ def test_colour_folder_with_masks_crop_and_snapshots(tmp_path):
     np.testing.assert_allclose(1 / np.array(rescaling.scale), inside.std(axis=(0, 1, 2)), rtol=1e-5)
     assert (run / "heatmaps" / "epoch_0001.png").is_file()
     measured = evaluate(run)
-    assert "test" not in measured
-    assert measured["localization"]["auroc"]["images"] == 1
+    assert measured.test is None
+    assert measured.localization["auroc"].images == 1
     assert (run / "heatmaps" / "spot.png").is_file()
     for name, other in (("cat", "dog"), ("dog", "cat")):  # a test split whose labels are all wrong
         shutil.copytree(tmp_path / "images" / "val" / name, tmp_path / "images" / "test" / other)
     measured = evaluate(run)
-    validation, test = measured["validation"], measured["test"]
-    assert test["images"] == 6
-    assert test["accuracy"] == pytest.approx(1 - validation["accuracy"])
-    assert test["auroc"] == pytest.approx(1 - validation["auroc"])
+    validation, test = measured.validation, measured.test
+    assert test["loss"].images == 6
+    assert test["accuracy"].mean == pytest.approx(1 - validation["accuracy"].mean)
+    assert test["auroc"].mean == pytest.approx(1 - validation["auroc"].mean)
     small = save(tmp_path / "tiny.png", np.zeros((13, 20), "uint8"))
     with pytest.raises(InputError, match="at least 14 x 14"):
         explain(run, [small])
@@ -161,9 +160,9 @@ def test_baselines_are_runs_like_any_other(kind, small, tmp_path, rng):
     method = pn.baselines.cam if kind == "vgg19_cam" else pn.baselines.grad_cam
     measured = evaluate(run)
     right = (model.predict(data.val.images, verbose=0)[:, 0] > 0.5) == data.val.labels
-    assert measured["validation"]["accuracy"] == pytest.approx(right.mean())
+    assert measured.validation["accuracy"].mean == pytest.approx(right.mean())
     maps = method(model, data.masked.images)
-    assert measured["localization"]["exact_match"]["mean"] == pytest.approx(
+    assert measured.localization["exact_match"].mean == pytest.approx(
         np.mean((maps >= 0.5) == data.masked.masks)
     )
     image = rng.integers(0, 256, (32, 32) if kind.endswith("as it is") else (37, 45), "uint8")
