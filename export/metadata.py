@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import keras
 
+from ..config import Config, FilesData
 from ..contract import (
     HEATMAP,
     HEATMAP_WANTED,
@@ -20,6 +22,7 @@ from ..contract import (
 )
 from ..errors import InputError
 from ..model.patchnet import PatchNet
+from ..serving.manifest import sha256
 from .signature import check_patchnet
 
 DESCRIPTION = (
@@ -78,6 +81,16 @@ def describe(model: PatchNet, precision: str, contract: Contract, extra: Mapping
         if key in described or not isinstance(key, str) or not isinstance(value, str):
             raise InputError(f"`metadata` must be other keys, with text. Received: {key!r}: {value!r}")
     return described | dict(extra)
+
+
+def describe_run(folder: Path, config: Config) -> dict[str, str]:
+    """Return what an exported file says of the run that it is from, in the folder `folder`."""
+    size = config.data.size if isinstance(config.data, FilesData) else None
+    return {
+        "run": folder.resolve().name,
+        "training_size": json.dumps(size),
+        "training_config_sha256": sha256(folder / "config.yaml"),
+    }
 
 
 def summary(layer: keras.layers.Layer) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from .comparison import TOLERANCE, Verification
 from .graph import embed_constants, make_optional, replace
 from .metadata import DESCRIPTION, DOCS, package_version
 from .signature import signature
-from .stages import CLASS_NAMES, Format, export
+from .stages import CLASS_NAMES, Format, export_model
 
 OPSET = 18
 # MiB for the features of a tile. ONNX Runtime's arena holds on to what it once took, and small tiles cost it
@@ -80,7 +80,7 @@ def to_onnx(
         >>> to_onnx(model, "model.onnx").heatmap
         2.4e-07
     """
-    return export(
+    return export_model(
         model,
         path,
         Onnx(precision, size, batch, overwrite),
@@ -95,6 +95,8 @@ class Onnx(Format):
     """One ONNX file; the fields are arguments of `to_onnx`."""
 
     name: ClassVar[str] = "onnx"
+    title: ClassVar[str] = "ONNX file"
+    suffix: ClassVar[str] = ".onnx"
     precision: str = "float32"
     size: tuple[int, int] | None = None
     batch: int | None = None
@@ -106,7 +108,7 @@ class Onnx(Format):
             raise InputError(
                 f'`precision` must be "float32" or "float16". Received: precision={self.precision!r}'
             )
-        if path.suffix != ".onnx":
+        if path.suffix != self.suffix:
             raise InputError(f"The name of an ONNX file ends with .onnx. Received: path={path}")
         if path.is_dir():
             raise InputError(f"{path}: a folder has that name")

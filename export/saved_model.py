@@ -19,7 +19,7 @@ from ..serving.saved_model import METADATA, SavedModelPredictor
 from ..serving.versions import numbered
 from .comparison import Verification
 from .signature import Signature, signature
-from .stages import CLASS_NAMES, Format, export
+from .stages import CLASS_NAMES, Format, export_model
 
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
@@ -60,7 +60,9 @@ def to_saved_model(
         >>> to_saved_model(model, "served/patchnet").path
         PosixPath('served/patchnet/1')
     """
-    return export(model, directory, SavedModel(), class_names=class_names, metadata=metadata, images=images)
+    return export_model(
+        model, directory, SavedModel(), class_names=class_names, metadata=metadata, images=images
+    )
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class SavedModel(Format):
     """A version of a SavedModel."""
 
     name: ClassVar[str] = "saved_model"
+    title: ClassVar[str] = "SavedModel"
 
     def check(self, model: PatchNet, path: Path) -> Path:
         """Return the folder of the next version in the folder `path`."""

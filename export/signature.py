@@ -37,7 +37,7 @@ def signature(
     """
     check_patchnet(model)
     # Any size, though `model` may be for one.
-    image = keras.Input((None, None, model.channels), name="image")
+    image = keras.Input((None, None, model.channels), name=IMAGE)
     decisions = keras.Model(image, model.decisions(image, patches))
     heatmap = heatmap_model(model, memory=memory)
 
@@ -56,7 +56,7 @@ def signature(
         pixels = tf.cast(image, tf.float32)
         return {name: tf.cast(compute[name](pixels), tf.float32) for name in outputs}
 
-    spec = tf.TensorSpec((None, None, None, model.input_shape[-1]), tf.uint8, name=IMAGE)
+    spec = tf.TensorSpec((None, None, None, model.channels), tf.uint8, name=IMAGE)
     return tf.function(answer, input_signature=[spec], autograph=False)
 
 

@@ -23,10 +23,14 @@ class Format(abc.ABC):
 
     Attributes:
         name: in `FORMATS` and on the command line.
+        title: for people.
+        suffix: of its files; none where it is a folder.
         precision: of S, a key of `TOLERANCE`.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    suffix: ClassVar[str] = ""
     precision = "float32"
 
     @abc.abstractmethod
@@ -57,7 +61,7 @@ class Format(abc.ABC):
         """Return the file beside which the records of an export lie, and that of its test vectors."""
 
 
-def export(
+def export_model(
     model: PatchNet,
     path: str | Path,
     file_format: Format,

@@ -24,7 +24,7 @@ from patchnet_tf.errors import InputError
 from patchnet_tf.export import VerificationError, to_onnx, to_saved_model, verify
 from patchnet_tf.export import graph as graphs
 from patchnet_tf.export import onnx as onnx_format
-from patchnet_tf.export.formats import FORMATS, open_exported
+from patchnet_tf.export.formats import FORMATS, choose, open_exported, places
 from patchnet_tf.export.saved_model import SavedModel
 from patchnet_tf.images.reading import read_image
 from patchnet_tf.model import dense
@@ -516,6 +516,41 @@ def test_formats_by_their_names():
         "onnx": "onnx",
         "saved_model": "saved_model",
     }
+
+
+def test_options_go_to_the_formats_that_take_them():
+    defaults = {"precision": "float32", "size": None, "batch": None, "overwrite": False}
+    assert choose(["saved_model"], **defaults) == [SavedModel()]
+    for option, value in {"precision": "float16", "size": (9, 9), "batch": 2, "overwrite": True}.items():
+        options = {**defaults, option: value}
+        assert choose(["onnx"], **options) == [onnx_format.Onnx(**options)]
+        assert choose(["onnx", "saved_model"], **options) == [onnx_format.Onnx(**options), SavedModel()]
+        with pytest.raises(InputError, match=rf"^--{option}: for the ONNX file alone\. Received: "):
+            choose(["saved_model"], **options)
+
+
+@pytest.mark.parametrize(
+    ("names", "out", "expected"),
+    [
+        (["onnx"], None, ["run/export/run.onnx"]),
+        (["onnx", "saved_model"], None, ["run/export/run.onnx", "run/export/run"]),
+        (["onnx"], "cells", ["cells.onnx"]),
+        (["onnx"], "cells.onnx", ["cells.onnx"]),
+        (["onnx"], "v1.2", ["v1.2.onnx"]),
+        (["onnx"], "folder", ["folder/run.onnx"]),
+        (["onnx"], "served", ["served.onnx"]),
+        (["saved_model"], "folder", ["folder"]),
+        (["saved_model"], "cells.onnx", ["cells"]),
+        (["onnx", "saved_model"], "folder", ["folder.onnx", "folder"]),
+    ],
+)
+def test_places(names, out, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "folder", "served/1"):
+        Path(name).mkdir(parents=True)
+    Path("served/1/saved_model.pb").touch()
+    out = None if out is None else Path(out)
+    assert places(Path("run"), out, choose(names)) == [Path(path) for path in expected]
 
 
 def test_error_messages_are_one_line(plain, tmp_path):

@@ -1,7 +1,5 @@
 """`patchnet export` and `verify`."""
 
-import hashlib
-import json
 import logging
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..config import Config, FilesData
+from ..config import Config
 from ..errors import InputError
 from .console import Reporter, heavy_imports, one_line_errors, say
 from .options import RunFolder, read_size
@@ -58,8 +56,6 @@ def export(
         options: dict[str, Any] = {"precision": precision, "size": read_size(size), "batch": batch}
         if batch is not None and batch < 1:
             raise InputError(f"--batch: expected a whole number of at least 1. Received: {batch}")
-        if file_format == "saved_model" and (precision != "float32" or size or batch or overwrite):
-            raise InputError("--precision, --size, --batch and --overwrite are for the ONNX file")
         export_run(run, file_format, out, overwrite=overwrite, **options)
 
 
@@ -93,39 +89,24 @@ def export_run(folder: Path, file_format: str, out: Path | None, *, overwrite: b
     """Export a run with progress; say where the files are and how they differ from Keras."""
     config, model = open_patchnet(folder)
     exporter = load_exporter()
-    name = folder.resolve().name
-    if out is None:
-        out = folder / "export" / name
-    elif file_format == "onnx" and out.is_dir() and not any(out.glob("*/saved_model.pb")):
-        out = out / name
-    elif out.suffix == ".onnx":
-        out = out.with_suffix("")
-    if not out.name:
-        raise InputError(f"--out: expected a path that ends with a name. Received: {out}")
+    names = ["onnx", "saved_model"] if file_format == "both" else [file_format]
+    formats = exporter.formats.choose(names, overwrite=overwrite, **options)
+    paths = exporter.formats.places(folder, out, formats)
     settings: dict[str, Any] = {
         "class_names": config.data.classes,
-        "metadata": {
-            "run": name,
-            "training_size": json.dumps(config.data.size if isinstance(config.data, FilesData) else None),
-            "training_config_sha256": hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest(),
-        },
+        "metadata": exporter.metadata.describe_run(folder, config),
         "images": held_back(config),
     }
-    formats = ["onnx", "saved_model"] if file_format == "both" else [file_format]
     done = []
     with Reporter() as progress:
-        for k, name in enumerate(formats):
-            progress("exporting", k, len(formats), f"{name}: converting, then comparing with Keras")
-            if name == "onnx":
-                path = out.with_name(f"{out.name}.onnx")
-                done.append(exporter.to_onnx(model, path, overwrite=overwrite, **options, **settings))
-            else:
-                done.append(exporter.to_saved_model(model, out, **settings))
+        for k, (path, one) in enumerate(zip(paths, formats, strict=True)):
+            progress("exporting", k, len(formats), f"{one.name}: converting, then comparing with Keras")
+            done.append(exporter.stages.export_model(model, path, one, **settings))
         progress("exporting", len(formats), len(formats))
     for verification in done:
         print(f"Exported {verification.path}")
         say_differences(verification)
-    if "onnx" in formats:
+    if "onnx" in names:
         print(
             f'Run it: from patchnet_tf.serving import Predictor; Predictor("{done[0].path}")(image), '
             "where image is uint8 (height, width, channels)"
