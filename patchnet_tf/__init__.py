@@ -21,6 +21,7 @@ _NAMES = {
     "PatchSubnet": "model.subnet",
     "load_model": "model.saving",
     "heatmap_model": "model.heatmaps",
+    "local_network": "model.local",
 }
 _MODULES = {
     "baselines": "baselines",
