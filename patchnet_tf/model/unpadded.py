@@ -3,13 +3,13 @@
 `without_padding` knows the layers of ConvNets by their exact class: a subclass may look anywhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from .geometry import Pair, same_padding
 from .graph import Call
@@ -67,6 +67,35 @@ class PerChannel(layers.Layer):
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """Keep the shape."""
         return tuple(input_shape)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Reorder(layers.Layer):
+    """Channels in another order: [2, 1, 0] makes BGR of RGB.
+
+    Args:
+        order: the channel of the input that each channel of the output is.
+
+    Example:
+        >>> Reorder([2, 1, 0])(keras.ops.array([[1, 2, 3]])).numpy().tolist()
+        [[3, 2, 1]]
+    """
+
+    def __init__(self, order: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.order = list(order)
+
+    def call(self, x: Any) -> Any:
+        """Reorder the last axis."""
+        return ops.take(x, self.order, axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """As many channels as the order has."""
+        return (*input_shape[:-1], len(self.order))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "order": self.order}
 
 
 def without_padding(call: Call) -> Step:
@@ -296,6 +325,7 @@ RULES = {
     layers.BatchNormalization: _batch_normalization,
     layers.Normalization: _normalization,
     PerChannel: _pointwise,
+    Reorder: _pointwise,
 }
 
 # Operations of `keras.ops` and of Python's operators.
