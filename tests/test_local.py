@@ -10,8 +10,8 @@ from keras import layers
 
 import patchnet_tf as pn
 from patchnet_tf.errors import InputError
-from patchnet_tf.model.every_patch import EveryPatch
 from patchnet_tf.model.local import LocalNetwork
+from patchnet_tf.model.phases import PhaseMap
 
 
 def shaken(model, rng):
@@ -80,7 +80,7 @@ def check_every_patch(S, rng, strides):
     p, s = S.patch_size, S.stride
     image = rng.normal(size=(p + s + 2, p + 2 * s + 1, S.channels)).astype("float32")
     for stride in strides:
-        whole = S.every_patch(stride)
+        whole = S.every_patch(stride=stride)
         decisions = np.asarray(whole(image[None]))[0]
         np.testing.assert_allclose(decisions, patchwise(S, image, stride), rtol=0, atol=1e-5)
         i, j = decisions.shape[0] // 2, decisions.shape[1] // 2
@@ -426,7 +426,7 @@ def test_every_patch_takes_any_size_and_batch(S, rng):
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 8])
 def test_tiles_of_bounded_memory_are_the_same_map(S, rng, stride):
     images = rng.normal(size=(2, 70, 83, 3)).astype("float32")
-    whole, tiled = S.every_patch(stride), S.every_patch(stride, memory=1)
+    whole, tiled = S.every_patch(stride=stride), S.every_patch(stride=stride, memory=1)
     tiled.tile_side = lambda: 28 // stride
     np.testing.assert_allclose(tiled(images), whole(images), rtol=0, atol=1e-6)
     dynamic = tf.function(tiled, input_signature=[tf.TensorSpec((None, None, None, 3))])
@@ -467,9 +467,11 @@ def test_every_patch_trains(S, rng):
 
 def test_every_patch_checks_its_arguments(S):
     with pytest.raises(ValueError, match="`stride` must be a whole number"):
-        S.every_patch(0)
+        S.every_patch(stride=0)
     with pytest.raises(ValueError, match="`memory` must be a whole number"):
-        EveryPatch(S, memory=-1)
+        PhaseMap(S, memory=-1)
+    with pytest.raises(ValueError, match="Only a `PatchSubnet` has filters"):
+        S.every_patch(filters=True)
     with pytest.raises(ValueError, match="incompatible"):
         S.every_patch()(np.zeros((1, 20, 20, 1)))
 
@@ -501,7 +503,7 @@ def random_layer(x, kind, kernel, stride, padding):
             return layers.Concatenate()([y, layers.MaxPooling2D(3, stride, "same")(x)])
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=st.lists(LAYERS, min_size=1, max_size=3), seed=st.integers(0, 99), stride=st.integers(2, 6))
 def test_random_networks_are_local_and_the_same_at_every_patch(drawn, seed, stride):
     rng = np.random.default_rng(seed)

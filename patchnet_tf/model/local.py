@@ -10,11 +10,11 @@ from typing import Any
 import keras
 
 from ..errors import InputError
-from .every_patch import EveryPatch
 from .graph import list_calls
 from .layers import PACKAGE, Decision, check_number, check_positive
 from .localize import Builder, Look, look, separators
 from .named import Pixels, open_network
+from .phases import PhaseMap
 
 
 def local_network(
@@ -221,22 +221,28 @@ class LocalNetwork(keras.Model):
             x = keras.layers.Dropout(dropout, name="dropout")(x)
         head = keras.Model(features, keras.layers.Conv2D(1, 1, name="unit")(x), name="head")
         x = keras.layers.Reshape((1,), name="logit")(head(body(patch)))
-        super().__init__(inputs=patch, outputs=Decision(name="decision")(x), name=name, **kwargs)
+        decision = Decision(name="decision")
+        super().__init__(inputs=patch, outputs=decision(x), name=name, **kwargs)
 
-        self.body, self.head = body, head
+        self.body, self.head, self.decision = body, head, decision
         self.patch_size, self.stride, self.channels = p, check_positive("stride", stride), channels
         self.hidden, self.dropout = int(hidden), float(dropout)
         self.pixels = Pixels(tuple(mean), tuple(std))
 
-    def every_patch(self, stride: int = 1, memory: int | None = None, **options: Any) -> EveryPatch:
-        """Return the layer that decides every `stride`-th patch of an image; see `EveryPatch`.
+    def every_patch(self, *, stride: int = 1, memory: int | None = None, **options: Any) -> PhaseMap:
+        """Return the layer that decides about every `stride`-th patch of an image; see `PhaseMap`.
 
         Example:
             >>> S = local_network("efficientnet_lite0", patch_size=35)
             >>> S.every_patch()(keras.ops.zeros((1, 258, 258, 3))).shape
             TensorShape([1, 224, 224])
         """
-        return EveryPatch(self, stride=stride, memory=memory, **options)
+        return PhaseMap(self, stride=stride, memory=memory, dtype=self.dtype_policy, **options)
+
+    @property
+    def shares_all(self) -> bool:
+        """Whether neighbouring patches share all their work: they do."""
+        return True
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

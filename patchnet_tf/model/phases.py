@@ -16,58 +16,48 @@ from typing import Any
 import keras
 from keras import ops
 
-from .dense import one_by_one, split
+from .dense import split
 from .graph import Call, list_calls, run_calls
 from .layers import PACKAGE, at_least_zero, check_positive
+from .patchwise import EveryPatch, one_by_one
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class EveryPatch(keras.layers.Wrapper):
+class PhaseMap(EveryPatch):
     """A local network on every `stride`-th patch of an image, exactly as patch by patch.
 
     Args:
-        layer: S, what `local_network` returned. Its weights are shared.
-        stride: distance of neighbouring patches in pixels. A multiple of S's own costs least.
+        layer, filters, stride: see `EveryPatch`; `layer` is what `local_network` returned. Its weights are
+            shared. A stride that is a multiple of its own costs least.
         memory: for the features of one tile, in MiB; a larger image is walked in tiles. None: all of it at
             once, a plain graph of convolutions without a loop.
         logits: return what the decisions are made from, before `Decision`.
 
-    Call arguments:
-        images: (B, H, W, C), padded and standardized; H and W, at least p, may be unknown.
-
-    Returns:
-        (B, (H - p) // stride + 1, (W - p) // stride + 1) decisions in (0, 1), or logits; float32.
-
     Raises:
-        ValueError: `stride` or `memory` is not a positive whole number.
+        ValueError: `memory` is not a positive whole number.
 
     Example:
         >>> S = local_network("efficientnet_lite0", patch_size=35)
-        >>> EveryPatch(S, stride=4)(keras.ops.zeros((1, 64, 64, 3))).shape
+        >>> PhaseMap(S, stride=4)(keras.ops.zeros((1, 64, 64, 3))).shape
         TensorShape([1, 8, 8])
     """
 
     def __init__(
         self,
         layer: keras.Model,
+        filters: bool = False,
         stride: int = 1,
         memory: int | None = None,
         logits: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(layer, **kwargs)
-        self.stride = check_positive("stride", stride)
+        super().__init__(layer, filters, stride, **kwargs)
         self.memory = None if memory is None else check_positive("memory", memory)
         self.logits = bool(logits)
-        self.patch_size = layer.patch_size
-        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: layer.channels})
         self.calls = list_calls(layer.body)
         self.strides = strides(self.calls)
         self.grid = grid(self.stride, layer.stride, self.strides)
         self.phases = layer.stride // self.grid  # along each side
-
-    def build(self, input_shape: tuple) -> None:
-        """Nothing to create: S has its weights."""
 
     def call(self, images: Any, training: bool | None = None) -> Any:
         """Decide every patch of (B, H, W, C)."""
@@ -94,7 +84,7 @@ class EveryPatch(keras.layers.Wrapper):
         x = run_calls(self.calls, images, self.at_grid)  # (B * q * q, h, w, F)
         x = ops.cast(self.layer.head(x, training=training)[..., 0], "float32")
         if not self.logits:
-            x = self.layer.get_layer("decision")(x)
+            x = self.layer.decision(x)
         x = interleave(x, q)[:, :rows, :columns]
         step = self.stride // g
         return x[:, ::step, ::step] if step > 1 else x
@@ -140,16 +130,9 @@ class EveryPatch(keras.layers.Wrapper):
         pixels = self.memory * 2**20 / (4 * 4 * max(widths.values()))
         return max(1, (math.isqrt(int(pixels)) - self.patch_size) // self.stride)
 
-    def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """(B, H, W, C) to (B, rows, columns)."""
-        p, s = self.patch_size, self.stride
-        sizes = [None if size is None else (size - p) // s + 1 for size in input_shape[1:3]]
-        return (input_shape[0], *sizes)
-
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        config = {"stride": self.stride, "memory": self.memory, "logits": self.logits}
-        return {**super().get_config(), **config}
+        return {**super().get_config(), "memory": self.memory, "logits": self.logits}
 
 
 def strides(calls: list[Call]) -> list[int]:
