@@ -1,5 +1,7 @@
 """ConvNets made local: what they see, that they compute what the original computes, and every patch."""
 
+import bisect
+
 import keras
 import numpy as np
 import pytest
@@ -25,12 +27,22 @@ def shaken(model, rng):
 
 
 def seen(features, images, unit):
-    """The rows and columns of the images that a unit of a padded network sees, by its gradient."""
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(images)
-        value = tf.reduce_sum(features(images)[:, unit[0], unit[1]] * np.float32(1.7))
-    change = np.abs(tape.gradient(value, images)).sum(axis=(0, 3)) > 0
-    return [slice(edge.min(), edge.max() + 1) for edge in (np.nonzero(change.any(1 - a))[0] for a in (0, 1))]
+    """The rows and columns of the images that a unit of a padded network sees: where changes reach it."""
+    before, others = features(images), -images[::-1]
+
+    def box(axis, length):
+        places = np.arange(length).reshape((-1, 1, 1) if axis == 1 else (1, -1, 1))
+
+        def changes(changed):
+            after = features(tf.where(changed, others, images))
+            return bool(np.any(after[:, unit[0], unit[1]] != before[:, unit[0], unit[1]]))
+
+        # The more of one side changes, the more it reaches.
+        start = bisect.bisect_left(range(length + 1), True, key=lambda n: changes(places < n)) - 1
+        rest = bisect.bisect_left(range(length + 1), True, key=lambda n: changes(places >= length - n)) - 1
+        return slice(start, length - rest)
+
+    return box(1, images.shape[1]), box(2, images.shape[2])
 
 
 def patchwise(S, image, stride=1):
