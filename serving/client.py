@@ -13,7 +13,7 @@ import numpy as np
 import urllib3
 
 from ..contract import HEATMAP, IMAGE, IMAGE_BYTES, PROBABILITY, SERVING_DEFAULT
-from ..errors import InputError
+from ..errors import InputError, extra
 from .predictor import Prediction
 
 ADDRESS = "SCHEME://HOST:PORT/v1/models/NAME or .../NAME/versions/NUMBER, with http, https, grpc or grpcs"
@@ -239,8 +239,9 @@ class Grpc:
     """TF Serving's gRPC API. Pixels and heatmaps go as bytes, which is much faster than JSON."""
 
     def __init__(self, parts: Any, name: str, version: str | None) -> None:
-        import grpc
-        from tensorflow_serving.apis import prediction_service_pb2_grpc
+        with extra("client"):
+            import grpc
+            from tensorflow_serving.apis import prediction_service_pb2_grpc
 
         self._target = f"{parts.hostname}:{parts.port or 8500}"
         options = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..contract import IMAGE, OUTPUTS, PROBABILITY, SERVING_DEFAULT, SIGNATURES
-from ..errors import one_line
+from ..errors import extra, one_line
 from . import manifest
 from .predictor import Predictor
 
@@ -35,7 +35,8 @@ class SavedModelPredictor(Predictor):
         manifest.check(path)
         metadata = read_metadata(path)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        import tensorflow as tf
+        with extra("train"):
+            import tensorflow as tf
 
         try:
             self._loaded = tf.saved_model.load(str(path))  # its signatures do not keep the variables alive

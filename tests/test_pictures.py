@@ -39,18 +39,18 @@ def test_grey_refuses_what_is_no_heatmap(bad):
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_overlay_of_undecided_is_the_image_in_grey(channels, dtype, rng):
     image = rng.integers(0, 256, (5, 7, channels)).astype(dtype)
-    got = pictures.overlay(image, np.full((5, 7), 0.5))
+    drawn = pictures.overlay(image, np.full((5, 7), 0.5))
     weights = [1] if channels == 1 else [0.299, 0.587, 0.114]
     expected = np.repeat((image @ weights)[..., None], 3, axis=2)
-    assert (got.dtype, got.shape) == (np.uint8, (5, 7, 3))
-    np.testing.assert_allclose(got, expected, atol=1)
+    assert (drawn.dtype, drawn.shape) == (np.uint8, (5, 7, 3))
+    np.testing.assert_allclose(drawn, expected, atol=1)
 
 
 @pytest.mark.parametrize("pixel", [0, 100, 255])
 def test_overlay_is_red_for_1_blue_for_0_and_stronger_the_surer(pixel):
     q = np.array([[0, 0.25, 0.5, 0.75, 1]])
-    got = pictures.overlay(np.full((1, 5, 1), pixel), q)[0].astype(int)
-    redder = got[:, 0] - got[:, 2]
+    drawn = pictures.overlay(np.full((1, 5, 1), pixel), q)[0].astype(int)
+    redder = drawn[:, 0] - drawn[:, 2]
     assert (np.diff(redder) > 0).all()
     assert redder[2] == 0
 
@@ -58,8 +58,8 @@ def test_overlay_is_red_for_1_blue_for_0_and_stronger_the_surer(pixel):
 def test_overlay_lets_the_image_through(rng):
     image = rng.integers(0, 256, (20, 20, 1), "uint8")
     for q in (0.0, 1.0):
-        got = pictures.overlay(image, np.full((20, 20), q)).mean(-1)
-        assert np.corrcoef(got.ravel(), image.ravel())[0, 1] > 0.99
+        drawn = pictures.overlay(image, np.full((20, 20), q)).mean(-1)
+        assert np.corrcoef(drawn.ravel(), image.ravel())[0, 1] > 0.99
 
 
 def test_overlay_names_both_sizes():
@@ -107,11 +107,11 @@ def test_grey_is_called_undecided_only_where_it_is(rng):
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_with_legend_keeps_the_picture_and_clips_no_text(size, channels, rng):
     picture = rng.integers(0, 256, (*size, *channels), "uint8")
-    got = pictures.with_legend(picture, ("human", "W" * 60))
+    drawn = pictures.with_legend(picture, ("human", "W" * 60))
     height, width = size
     expected = picture if channels else np.repeat(picture[..., None], 3, axis=2)
-    np.testing.assert_array_equal(got[:height, :width], expected)
-    legend = ink(got[height:])
+    np.testing.assert_array_equal(drawn[:height, :width], expected)
+    legend = ink(drawn[height:])
     assert legend.any()
     # Text that was clipped would touch the border.
     assert not legend[[0, -1]].any()
@@ -134,8 +134,8 @@ def test_text_grows_with_the_picture():
     ],
 )
 def test_class_names_on_one_line(name, plain):
-    got, expected = (pictures.legend(("0", text)) for text in (name, plain))
-    np.testing.assert_array_equal(got, expected)
+    drawn, expected = (pictures.legend(("0", text)) for text in (name, plain))
+    np.testing.assert_array_equal(drawn, expected)
 
 
 @pytest.mark.parametrize("word", ["Müller", "ﬁn", "мышь", "Ωμέγα", "été", "čšž"])
@@ -153,8 +153,8 @@ def test_words_of_other_scripts_are_drawn(word):
         cut = dark[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         return cv2.resize(cut.astype("float32"), (48, 16), interpolation=cv2.INTER_AREA)
 
-    got, expected = letters(pictures.written(word, 77)), letters(canvas.buffer_rgba())
-    assert np.corrcoef(got.ravel(), expected.ravel())[0, 1] > 0.9
+    drawn, expected = letters(pictures.written(word, 77)), letters(canvas.buffer_rgba())
+    assert np.corrcoef(drawn.ravel(), expected.ravel())[0, 1] > 0.9
 
 
 def test_letters_of_arabic_are_joined():
@@ -211,8 +211,8 @@ def test_class_names_are_two(bad):
 
 def contains(page, part):
     """Whether `part` stands somewhere on the page, pixel by pixel."""
-    found = cv2.matchTemplate(page, part, cv2.TM_SQDIFF)
-    y, x = np.unravel_index(found.argmin(), found.shape)
+    differences = cv2.matchTemplate(page, part, cv2.TM_SQDIFF)
+    y, x = np.unravel_index(differences.argmin(), differences.shape)
     return np.array_equal(page[y : y + part.shape[0], x : x + part.shape[1]], part)
 
 
@@ -255,8 +255,8 @@ def test_side_by_side_shows_every_map_and_its_probability(rng):
         """Where the part, enlarged twice, stands on the page."""
         part = np.repeat(np.kron(part, np.ones((2, 2), "uint8"))[..., None], 3, axis=2)
         assert contains(page, part)
-        found = cv2.matchTemplate(page, part, cv2.TM_SQDIFF)
-        return np.unravel_index(found.argmin(), found.shape)
+        differences = cv2.matchTemplate(page, part, cv2.TM_SQDIFF)
+        return np.unravel_index(differences.argmin(), differences.shape)
 
     rows = [
         [
@@ -333,8 +333,8 @@ def test_save_png_keeps_every_pixel(channels, rng, tmp_path):
     picture = rng.integers(0, 256, (5, 7, *channels), "uint8")
     for _ in range(2):  # the second replaces the first
         pictures.save_png(picture, tmp_path / "a.png")
-    got = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(got[..., ::-1] if channels else got, picture)
+    read = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(read[..., ::-1] if channels else read, picture)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 

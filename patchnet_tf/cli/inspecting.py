@@ -67,7 +67,7 @@ def report(
         Path, typer.Argument(metavar="FOLDER", help="Folder of a run or of a comparison.", show_default=False)
     ],
 ) -> None:
-    """Put what a run or a comparison found on one page, FOLDER/report.html, anew.
+    """Put the figures and pictures of a run or a comparison on one page, FOLDER/report.html, anew.
 
     `patchnet evaluate` does so too; do it again after `patchnet explain` has drawn heatmaps. The page holds
     its pictures and loads nothing: it opens without a network, and can be sent as it is.

@@ -33,8 +33,8 @@ def data_table(checked: Any) -> Table:
     classes = [f"{k}: {name}" for k, name in enumerate(checked.class_names)]
     table = Table("split", *classes, "share of class 1")
     for split in dict.fromkeys(split for split, _ in checked.counts):
-        zero, one = (checked.counts[split, label] for label in (0, 1))
-        table.add_row(split, str(zero), str(one), f"{one / (zero + one):.0%}")
+        counts = [checked.counts[split, label] for label in (0, 1)]
+        table.add_row(split, *map(str, counts), f"{counts[1] / sum(counts):.0%}")
     return table
 
 

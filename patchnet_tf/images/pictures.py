@@ -178,7 +178,7 @@ def strip(
         (h, w, 3), uint8, RGB.
 
     Raises:
-        ValueError: there is no image, the numbers of things differ, or one of them is not as above.
+        ValueError: there is no image, there are not as many of each, or an argument is not as above.
 
     Example:
         >>> maps = heatmap_model(model).predict(images)
@@ -232,7 +232,7 @@ def side_by_side(
         (h, w, 3), uint8, RGB.
 
     Raises:
-        ValueError: the numbers of things differ, or one of them is not as above.
+        ValueError: there are not as many of each, or an argument is not as above.
 
     Example:
         >>> maps = {"p = 11": maps_11, "p = 31": maps_31}
