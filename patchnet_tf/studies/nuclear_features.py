@@ -8,7 +8,6 @@ image shows one nucleus on black: every pixel above 0 belongs to it.
 from typing import Any, NamedTuple
 
 import cv2
-import mahotas.features
 import numpy as np
 from skimage.feature import local_binary_pattern
 from skimage.measure import regionprops
@@ -17,6 +16,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..data import Examples
+from ..errors import extra
+
+with extra("nuclei"):
+    import mahotas.features
 
 POINTS, RADIUS = 8, 4  # of the local binary patterns, radius in pixels
 # The 36 patterns of 8 bits that are the smallest of their rotations.
