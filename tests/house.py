@@ -113,8 +113,9 @@ def draw(path: Path) -> None:
     for package in PACKAGES:
         below = {b for a, b in edges if a == package}
         reached[package] = below.union(*(reached.get(b, set()) for b in below))
-    figure = Figure(figsize=(13, 10), dpi=110)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 13), ylim=(0, 10))
+    wide = 1.4 + 1.1 * WIDTH * max(map(len, FLOORS.values()))
+    figure = Figure(figsize=(wide, 10), dpi=110)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, wide), ylim=(0, 10))
     axes.axis("off")
     place = {}
     for level, (floor, packages) in enumerate(FLOORS.items()):
@@ -122,7 +123,7 @@ def draw(path: Path) -> None:
         axes.axhspan(bottom, bottom + 1.7, color=("#eef3f7", "#f7f3ee")[level % 2], zorder=0)
         axes.text(0.2, bottom + 0.5, floor, style="italic", fontsize=12)
         for number, (package, sentence) in enumerate(packages.items()):
-            x, y = 1.4 + 11.6 * (number + 0.5) / len(packages), bottom + 0.55
+            x, y = 1.4 + (wide - 1.4) * (number + 0.5) / len(packages), bottom + 0.55
             place[package] = x, y
             corner = (x - WIDTH / 2, y - HEIGHT / 2)
             box = Rectangle(corner, WIDTH, HEIGHT, facecolor="white", edgecolor="#333333", zorder=3)
