@@ -163,7 +163,7 @@ class Contract(Part):
             InputError: there is none, or it is damaged; the message begins with `source`.
         """
         if VERSION not in metadata:
-            raise InputError(f"{source}: not one made by `patchnet export`")
+            raise InputError(f"{source}: a model, but not one made by `patchnet export`")
         if KEY not in metadata:
             raise InputError(
                 f"{source}: exported by an older version of this package; export it again. "
