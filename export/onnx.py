@@ -165,7 +165,7 @@ class GatheredPatches(ExtractPatches):
 
     def extract(self, images: tf.Tensor) -> tf.Tensor:
         """Cut (B, H, W, C) into (B, rows, columns, p * p * C)."""
-        return gather_patches(images, self.patch_size, self.stride)
+        return gather_patches(images, self.patch_size, self.stride, self.border)
 
 
 def convert(model: PatchNet) -> onnx.ModelProto:

@@ -41,14 +41,14 @@ def signature(
     decisions = keras.Model(image, model.decisions(image, patches))
     heatmap = heatmap_model(model, memory=memory)
 
-    def mean(pixels: tf.Tensor) -> tf.Tensor:
+    def probability(pixels: tf.Tensor) -> tf.Tensor:
         # In double precision, so that the order of the sum, which ONNX Runtime chooses anew for every size of
         # a batch, does not show: an image gets the same probability in a batch and alone.
-        q = tf.cast(decisions(pixels, training=False)[..., 0], tf.float64)  # (B, patches)
-        return tf.reduce_mean(q, axis=1)
+        q = tf.cast(decisions(pixels, training=False), tf.float64)  # (B, patches, 1)
+        return model.pooling.call(q)[:, 0]
 
     compute = {
-        PROBABILITY: mean,
+        PROBABILITY: probability,
         HEATMAP: lambda pixels: heatmap(pixels, training=False),
     }
 

@@ -27,11 +27,11 @@ def subnet(weights, patch, padding="same"):
     return 1 / (1 + np.exp(-logit))
 
 
-def same_patches(image, p, stride):
-    """The patches (rows, columns, p, p, c) that cover (h, w, c), zeros split evenly."""
+def same_patches(image, p, stride, border="constant"):
+    """The patches (rows, columns, p, p, c) that cover (h, w, c), the border split evenly."""
     counts = [-(-size // stride) for size in image.shape[:2]]
     totals = [max((n - 1) * stride + p - s, 0) for n, s in zip(counts, image.shape[:2], strict=True)]
-    padded = np.pad(image, [*((t // 2, t - t // 2) for t in totals), (0, 0)])
+    padded = np.pad(image, [*((t // 2, t - t // 2) for t in totals), (0, 0)], mode=border)
     return np.array(
         [
             [padded[i * stride : i * stride + p, j * stride : j * stride + p] for j in range(counts[1])]

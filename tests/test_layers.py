@@ -10,6 +10,7 @@ from patchnet_tf.model.layers import (
     ExtractPatches,
     FilterReadout,
     GammaCorrection,
+    PadBorder,
     PatchDistributed,
     ShadesOfGray,
     gather_patches,
@@ -226,3 +227,28 @@ def test_preprocessing_keeps_the_shape(layer):
 def test_config_is_the_constructors_arguments(layer):
     copy = type(layer).from_config(layer.get_config())
     assert copy.get_config() == layer.get_config()
+
+
+@settings(deadline=None, max_examples=30)
+@given(h=sizes, w=sizes, c=st.integers(1, 3), p=st.integers(1, 12), stride=st.integers(1, 14))
+def test_reflected_patches_are_numpys(h, w, c, p, stride):
+    h, w = max(h, p), max(w, p)
+    images = np.random.default_rng(0).random((2, h, w, c), "float32")
+    expected = np.array([reference.same_patches(image, p, stride, "reflect") for image in images])
+    patches = ExtractPatches(p, stride, border="reflect")(images)
+    np.testing.assert_array_equal(patches, expected.reshape(2, -1, p, p, c))
+    gathered = gather_patches(keras.ops.convert_to_tensor(images), p, stride, "reflect")
+    np.testing.assert_array_equal(gathered, expected.reshape(*gathered.shape))
+
+
+@pytest.mark.parametrize(("border", "mode"), [("zero", "constant"), ("reflect", "reflect")])
+@pytest.mark.parametrize("p", [1, 4, 7])
+def test_border_is_numpys(border, mode, p, rng):
+    images = rng.random((2, 9, 8, 3), "float32")
+    before, after = (p - 1) // 2, p // 2
+    expected = np.pad(images, [(0, 0), (before, after), (before, after), (0, 0)], mode=mode)
+    layer = PadBorder(p, border)
+    np.testing.assert_array_equal(layer(images), expected)
+    assert layer.compute_output_shape((2, None, 8, 3)) == (2, None, 8 + p - 1, 3)
+    with pytest.raises(ValueError, match=r"border.*Received"):
+        PadBorder(p, "mirror")

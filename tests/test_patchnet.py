@@ -154,3 +154,64 @@ def test_import_loads_no_tensorflow():
 
     code = "import sys, patchnet_tf; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def any_subnet(p=6, channels=3, units=1):
+    """A Keras model that this package does not know."""
+    patch = x = keras.Input((p, p, channels))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(3, 3, activation="tanh")(x))
+    return keras.Model(patch, keras.layers.Dense(units, activation="sigmoid")(x), name="any")
+
+
+@pytest.mark.parametrize("border", ["zero", "reflect"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_keras_model_is_an_S(border, channels, tmp_path, rng):
+    S = any_subnet()
+    model = pn.PatchNet((None, None, channels), subnet=S, stride=4, border=border, mean=0.3)
+    image = rng.integers(0, 256, (13, 15, channels), "uint8")
+    colour = np.repeat(image, 3 // channels, axis=2) / 255
+    mode = {"zero": "constant", "reflect": "reflect"}[border]
+    patches = reference.same_patches(colour, 6, 4, mode)
+    expected = S.predict((patches.reshape(-1, 6, 6, 3) - 0.3) / 0.25, verbose=0).mean()
+    assert model.predict(image[None], verbose=0)[0, 0] == pytest.approx(expected, abs=1e-5)
+
+    model.save(tmp_path / "model.keras")
+    loaded = pn.load_model(tmp_path / "model.keras")
+    assert (loaded.border, loaded.stride, loaded.patch_size) == (border, 4, 6)
+    padded = np.pad(colour, [(2, 3), (2, 3), (0, 0)], mode=mode)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (6, 6, 3))[:, :, 0]
+    expected = S.predict((windows.reshape(-1, 6, 6, 3) - 0.3) / 0.25, verbose=0).reshape(13, 15)
+    heatmap = pn.heatmap_model(loaded).predict(image[None], verbose=0)[0]
+    np.testing.assert_allclose(heatmap, expected, atol=1e-5)
+    np.testing.assert_allclose(loaded.heatmap(image[None])[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": "valid"}, {"crop": (13, 14)}])
+def test_reflected_border(options, rng):
+    model = shake(pn.PatchNet((17, 19, 1), 8, border="reflect", mean=0.4, **{**SMALL, **options}), rng)
+    image = rng.integers(0, 256, (17, 19, 1), "uint8")
+    height, width = options.get("crop", image.shape[:2])
+    top, left = (17 - height) // 2, (19 - width) // 2
+    cropped = image[top : top + height, left : left + width]
+    patches = reference.same_patches(cropped / 255, 8, options.get("stride", 8), "reflect")
+    decide = reference.subnet
+    q = [
+        decide(model.get_weights(), (patch - 0.4) / 0.25, options.get("padding", "same"))
+        for patch in patches.reshape(-1, 8, 8, 1)
+    ]
+    assert model.predict(image[None], verbose=0)[0, 0] == pytest.approx(np.mean(q), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("subnet", "options", "message"),
+    [
+        (any_subnet(units=2), {}, "`subnet` must be"),
+        ("network", {}, "`subnet` must be"),
+        (any_subnet(), {"patch_size": 7}, "`patch_size` is that of `subnet`, 6"),
+        (any_subnet(channels=2), {}, "takes 2 channels"),
+        (any_subnet(), {"border": "mirror"}, "`border` must be one of zero, reflect"),
+    ],
+)
+def test_bad_subnets(subnet, options, message):
+    with pytest.raises(ValueError, match=f"(?s){message}.*Received"):
+        pn.PatchNet((20, 20, 3), subnet=subnet, **options)

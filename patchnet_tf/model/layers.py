@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 PACKAGE = "patchnet_tf"
+BORDERS = {"zero": "constant", "reflect": "reflect"}  # and what padding calls them
 
 
 def check_positive(name: str, value: Any) -> int:
@@ -190,6 +191,7 @@ class PatchGrid(keras.layers.Layer):
         patch_size: p, at least 1, odd or even.
         stride: distance of neighbouring patches in pixels; None means `patch_size`.
         crop: (height, width) of the central region that patches are taken from; None means all of it.
+        border: what patches see beyond that region: "zero", black; or "reflect", its mirror image.
     """
 
     def __init__(
@@ -197,12 +199,14 @@ class PatchGrid(keras.layers.Layer):
         patch_size: int,
         stride: int | None = None,
         crop: tuple[int, int] | None = None,
+        border: str = "zero",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.patch_size = check_positive("patch_size", patch_size)
         self.stride = self.patch_size if stride is None else check_positive("stride", stride)
         self.crop = None if crop is None else check_crop(crop)
+        self.border = check_border(border)
 
     def build(self, input_shape: tuple) -> None:
         """Check the shape of the images; there are no weights."""
@@ -220,21 +224,22 @@ class PatchGrid(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        config = {"patch_size": self.patch_size, "stride": self.stride, "crop": self.crop}
-        return {**super().get_config(), **config}
+        config = {"patch_size": self.patch_size, "stride": self.stride}
+        return {**super().get_config(), **config, "crop": self.crop, "border": self.border}
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class ExtractPatches(PatchGrid):
     """The image cut into p x p patches that cover it, row by row (section 2 of the paper).
 
-    ceil(H / stride) x ceil(W / stride) patches, zero-padded evenly: `padding="SAME"` of
+    ceil(H / stride) x ceil(W / stride) patches, padded evenly: `padding="SAME"` of
     `tf.image.extract_patches`. Zeros are black where pixels are 0..1 or 0..255.
 
     Args:
         patch_size: p, at least 1, odd or even.
         stride: distance of neighbouring patches in pixels; None means `patch_size`.
         crop: (height, width) of the central region that patches are taken from; None means all of it.
+        border: what patches see beyond it: "zero" (the paper's black) or "reflect", its mirror image.
 
     Call arguments:
         images: (B, H, W, C), any float dtype; H and W may be unknown until run time.
@@ -276,11 +281,14 @@ class ExtractPatches(PatchGrid):
         """Cut (B, H, W, C) into (B, rows, columns, p * p * C)."""
         p, stride = self.patch_size, self.stride
         if keras.backend.backend() != "tensorflow":
-            return gather_patches(images, p, stride)
+            return gather_patches(images, p, stride, self.border)
         import tensorflow as tf
 
+        padding = "SAME"
+        if self.border != "zero":
+            images, padding = pad_same(images, p, stride, self.border), "VALID"
         return tf.image.extract_patches(
-            images, [1, p, p, 1], [1, stride, stride, 1], [1, 1, 1, 1], padding="SAME"
+            images, [1, p, p, 1], [1, stride, stride, 1], [1, 1, 1, 1], padding=padding
         )
 
 
@@ -310,13 +318,28 @@ def crop_center(images: Any, crop: tuple[int, int] | None) -> Any:
     return ops.reshape(region, (-1, *crop, images.shape[3]))
 
 
-def pad_same(images: Any, patch_size: int, stride: int) -> Any:
-    """Zero-pad (B, H, W, C) images as `same_padding` says."""
-    pads = [same_padding(size, patch_size, stride)[1:] for size in ops.shape(images)[1:3]]
-    return ops.pad(images, [(0, 0), *pads, (0, 0)])
+def check_border(border: Any) -> str:
+    """Return `border` when it is one that there is; raise ValueError otherwise."""
+    if border not in BORDERS:
+        raise ValueError(f"`border` must be one of {', '.join(BORDERS)}. Received: border={border!r}")
+    return border
 
 
-def gather_patches(images: Any, patch_size: int, stride: int) -> Any:
+def pad_border(images: Any, rows: tuple[Any, Any], columns: tuple[Any, Any], border: str) -> Any:
+    """Pad (B, H, W, C) images before and after their rows and columns, with black or their mirror image.
+
+    The mirror image leaves the outermost pixels single, and must be smaller than the image.
+    """
+    return ops.pad(images, [(0, 0), rows, columns, (0, 0)], mode=BORDERS[border])
+
+
+def pad_same(images: Any, patch_size: int, stride: int, border: str = "zero") -> Any:
+    """Pad (B, H, W, C) images as `same_padding` says."""
+    rows, columns = (same_padding(size, patch_size, stride)[1:] for size in ops.shape(images)[1:3])
+    return pad_border(images, rows, columns, border)
+
+
+def gather_patches(images: Any, patch_size: int, stride: int, border: str = "zero") -> Any:
     """What `tf.image.extract_patches` returns, bit by bit, as two gathers: rows, then columns.
 
     For the backends that lack it and for graph formats that cannot express it.
@@ -325,12 +348,13 @@ def gather_patches(images: Any, patch_size: int, stride: int) -> Any:
         images: (B, H, W, C).
         patch_size: p.
         stride: distance of neighbouring patches in pixels.
+        border: as of `ExtractPatches`.
 
     Returns:
         (B, rows, columns, p * p * C), the dtype of the images.
     """
     rows, columns = (same_padding(size, patch_size, stride)[0] for size in ops.shape(images)[1:3])
-    images = pad_same(images, patch_size, stride)
+    images = pad_same(images, patch_size, stride, border)
 
     def windows(count: Any) -> Any:  # (count, p): the pixels of each window
         return ops.arange(count, dtype="int32")[:, None] * stride + np.arange(patch_size, dtype="int32")
@@ -343,7 +367,7 @@ def gather_patches(images: Any, patch_size: int, stride: int) -> Any:
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class PadSame(PatchGrid):
-    """The crop and the zeros of `ExtractPatches` alone: without padding, the result has the same patches.
+    """The crop and the border of `ExtractPatches` alone: without padding, the result has the same patches.
 
     Arguments and errors are those of `ExtractPatches`.
 
@@ -351,7 +375,7 @@ class PadSame(PatchGrid):
         images: (B, H, W, C), any float dtype; H and W may be unknown until run time.
 
     Returns:
-        (B, H', W', C), cropped and zero-padded.
+        (B, H', W', C), cropped and padded.
 
     Example:
         >>> PadSame(17, stride=4)(keras.ops.zeros((1, 128, 128, 3))).shape
@@ -360,7 +384,7 @@ class PadSame(PatchGrid):
 
     def call(self, images: Any) -> Any:
         """Crop and pad (B, H, W, C)."""
-        return pad_same(crop_center(images, self.crop), self.patch_size, self.stride)
+        return pad_same(crop_center(images, self.crop), self.patch_size, self.stride, self.border)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """(B, H, W, C) to (B, H', W', C)."""
@@ -515,3 +539,45 @@ def standardize(
         name="standardize",
         **options,
     )
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class PadBorder(keras.layers.Layer):
+    """Images with half a patch of border around them, so that every pixel is the centre of a patch.
+
+    Args:
+        patch_size: p; (p - 1) // 2 pixels go above and left of the image, p // 2 below and right of it.
+        border: "zero", black; or "reflect", the image's own mirror image.
+
+    Call arguments:
+        images: (B, H, W, C), any float dtype; H and W may be unknown until run time.
+
+    Returns:
+        (B, H + p - 1, W + p - 1, C).
+
+    Raises:
+        ValueError: an argument is not as above.
+
+    Example:
+        >>> PadBorder(17, "reflect")(keras.ops.zeros((1, 128, 128, 3))).shape
+        TensorShape([1, 144, 144, 3])
+    """
+
+    def __init__(self, patch_size: int, border: str = "zero", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.patch_size = check_positive("patch_size", patch_size)
+        self.border = check_border(border)
+
+    def call(self, images: Any) -> Any:
+        """Pad (B, H, W, C)."""
+        pads = ((self.patch_size - 1) // 2, self.patch_size // 2)
+        return pad_border(images, pads, pads, self.border)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """(B, H, W, C) to (B, H + p - 1, W + p - 1, C)."""
+        batch, *sizes, channels = input_shape
+        return (batch, *(size and size + self.patch_size - 1 for size in sizes), channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "patch_size": self.patch_size, "border": self.border}

@@ -1,6 +1,6 @@
 """PatchNet: the global model G, as in the paper's section 2 (arXiv 1705.08078).
 
-image -> 0..1 -> preprocessing -> patches -> standardize -> S on each -> mean of the decisions
+image -> 0..1 -> preprocessing -> border -> patches -> standardize -> S on each -> decisions Q -> pooling
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,6 +11,7 @@ import keras
 from .layers import (
     PACKAGE,
     ExtractPatches,
+    PadBorder,
     PadSame,
     PatchDistributed,
     PatchGrid,
@@ -18,30 +19,40 @@ from .layers import (
     check_image_shape,
     standardize,
 )
+from .pooling import make_pooling
 from .subnet import PatchSubnet, every_patch
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class PatchNet(keras.Model):
-    """G: the average of S's decisions over the patches of an image.
+    """G: the decisions of S about the patches of an image, pooled.
 
     It is a functional Keras model: train it with "binary_crossentropy".
 
     Args:
         input_shape: (H, W, C); H and W may be None.
-        patch_size: p of S, in pixels.
-        stride: distance of neighbouring patches in pixels; None means `patch_size`. With
-            padding="valid" a stride below `patch_size` costs little: all patches share their work.
+        patch_size: p of the paper's S, in pixels. A `subnet` has one.
+        subnet: another S: what `local_network` returned, or any Keras model from patches (N, p, p, C) in
+            standardized pixels to decisions (N, 1) in (0, 1). None makes the paper's, `PatchSubnet`. Grey
+            images enter an S for three channels as three equal ones.
+        stride: distance of neighbouring patches in pixels; None means that of S's own grid where it has one,
+            or else `patch_size`. With padding="valid", and with a local network, a stride below `patch_size`
+            costs little: all patches share their work.
         crop: (height, width) of the central region to take patches from, as the paper does for
             zero-padded nuclei; the heatmap still covers the whole image. None means all of it.
-        filters: maps of each of S's convolutions.
-        depth: number of S's convolutions.
-        padding: of S's convolutions, "same" (the paper's) or "valid".
+        filters: maps of each convolution of the paper's S.
+        depth: number of its convolutions.
+        padding: of its convolutions, "same" (the paper's) or "valid".
+        pooling: "mean" (the paper's) or "lse", for evidence that covers little of an image; see
+            `patchnet_tf.model.pooling`.
+        sharpness: r of "lse", from 0.01 to 100.
+        border: what patches see beyond the image: "zero" (the paper's black) or "reflect", its mirror image.
         preprocessing: layers that take and return (B, H, W, C) images in 0..1, applied in this order.
-        mean: mean of 0..1 pixels, one number or one for each channel.
-        std: their standard deviation, likewise. Patches are standardized after zero-padding, so that
-            padding is black.
-        dtype: of S, a policy or its name; None means Keras's global one.
+        mean: mean of 0..1 pixels, one number or one for each channel; None means what S says that it wants,
+            0.5 of the paper's.
+        std: their standard deviation, likewise, 0.25 of the paper's. Patches are standardized after
+            zero-padding, so that padding is black.
+        dtype: of the paper's S, a policy or its name; None means Keras's global one.
         name: the model's name.
 
     Call arguments:
@@ -51,12 +62,14 @@ class PatchNet(keras.Model):
         The probability of class 1 (B, 1), float32.
 
     Attributes:
-        subnet: S, a `PatchSubnet`.
-        patch_size, stride, crop, mean, std: as above.
+        subnet: S.
+        patch_size, stride, crop, border, mean, std: as above, with the values that None stands for.
         preprocessing: the layers, a tuple.
+        pooling: the layer that makes the probability out of the decisions.
 
     Raises:
-        ValueError: `input_shape` is smaller than a patch or the crop, or an argument is out of its range
+        ValueError: `input_shape` is smaller than a patch or the crop, or an argument is out of its range, or
+            `subnet` does not decide about square patches of such images
             (see `PatchSubnet` for those of S). The model raises it for images with another number of
             channels. It does not look at the pixels: NaN stay unnoticed, and where H and W are None, an
             image smaller than a patch is padded with black (`patchnet_tf.data.check_images` finds both).
@@ -64,37 +77,66 @@ class PatchNet(keras.Model):
     Example:
         >>> model = PatchNet((128, 128, 3), patch_size=17)
         >>> model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+
+        >>> S = local_network("efficientnet_lite0", patch_size=35)
+        >>> model = PatchNet((None, None, 3), subnet=S, border="reflect", pooling="lse")
     """
 
     def __init__(
         self,
         input_shape: Sequence[int | None],
-        patch_size: int,
+        patch_size: int | None = None,
         *,
+        subnet: keras.Model | None = None,
         stride: int | None = None,
         crop: tuple[int, int] | None = None,
         filters: int = 64,
         depth: int = 7,
         padding: str = "same",
+        pooling: str = "mean",
+        sharpness: float = 4.0,
+        border: str = "zero",
         preprocessing: Iterable[keras.layers.Layer] = (),
-        mean: float | Sequence[float] = 0.5,
-        std: float | Sequence[float] = 0.25,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
         dtype: Any = None,
         name: str = "patchnet",
         **kwargs: Any,
     ) -> None:
-        shape = check_image_shape(input_shape, patch_size, crop)
-        subnet = PatchSubnet(patch_size, shape[2], filters=filters, depth=depth, padding=padding, dtype=dtype)
-        parts = Parts(subnet, stride, crop, preprocessing, mean, std)
-        # float32 also under a mixed-precision policy: an average must not lose what Q has kept.
-        pool = keras.layers.GlobalAveragePooling1D(dtype="float32", name="probability")
+        own = subnet is None
+        if subnet is None:
+            shape = check_image_shape(input_shape, patch_size, crop)
+            subnet = PatchSubnet(
+                patch_size, shape[2], filters=filters, depth=depth, padding=padding, dtype=dtype
+            )
+        else:
+            shape = check_image_shape(input_shape, check_subnet(subnet, patch_size), crop)
+            if shape[2] not in (1, subnet.input_shape[3]):
+                raise ValueError(
+                    f"`subnet` takes {subnet.input_shape[3]} channels. Received: input_shape={input_shape}"
+                )
+        parts = Parts(
+            subnet,
+            stride,
+            crop,
+            border=border,
+            pooling=make_pooling(pooling, sharpness),
+            preprocessing=preprocessing,
+            mean=mean,
+            std=std,
+        )
         image = keras.Input(shape, name="image")
-        super().__init__(image, pool(parts.decisions(image)), name=name, **kwargs)
+        super().__init__(image, parts.pooling(parts.decisions(image)), name=name, **kwargs)
+        self._own_subnet = own
         self.subnet = subnet
         self.dtype_policy = subnet.dtype_policy
-        self.patch_size, self.stride, self.crop = subnet.patch_size, parts.grid.stride, parts.grid.crop
-        self.preprocessing, self.mean, self.std = parts.preprocessing, mean, std
+        grid = parts.grid
+        self.patch_size, self.stride = grid.patch_size, grid.stride
+        self.crop, self.border = grid.crop, grid.border
+        self.pooling, self.preprocessing = parts.pooling, parts.preprocessing
+        self.mean, self.std = parts.mean, parts.std
         self.image_shape = shape
+        self._arguments = {"pooling": pooling, "sharpness": sharpness}
         self._parts = parts
 
     @property
@@ -134,7 +176,7 @@ class PatchNet(keras.Model):
         return self._parts.decisions(images, extract)
 
     def padded(self, images: Any) -> Any:
-        """Return what S decides about at every pixel: with half a patch of black around it, standardized.
+        """Return what S decides about at every pixel: with half a patch of border around it, standardized.
 
         Args:
             images: (B, H, W, C) in 0..255.
@@ -142,9 +184,8 @@ class PatchNet(keras.Model):
         Returns:
             (B, H + p - 1, W + p - 1, C): its patch number (i, j) is centred at pixel (i, j) of the image.
         """
-        p = self.patch_size
-        frame = keras.layers.ZeroPadding2D((((p - 1) // 2, p // 2),) * 2, dtype="float32", name="black_frame")
-        return self.standardize(frame(self.prepare(images)))
+        pad = PadBorder(self.patch_size, self.border, dtype="float32", name="border")
+        return self.standardize(pad(self.prepare(images)))
 
     def heatmap(self, images: Any) -> Any:
         """Return S's decision at every pixel, (B, H, W) in [0, 1], of images (B, H, W, C) in 0..255.
@@ -158,6 +199,11 @@ class PatchNet(keras.Model):
 
         The decisions themselves, and what comes before S, stay float32. The copy has weights of its own.
         """
+        if not self._own_subnet:
+            raise ValueError(
+                "Only the paper's S can be had in another precision. "
+                f"Received: {self.subnet.name!r}, {dtype!r}"
+            )
         policy = keras.saving.serialize_keras_object(keras.dtype_policies.get(dtype))
         copy = PatchNet.from_config({**self.get_config(), "dtype": policy})
         copy.set_weights(self.get_weights())
@@ -165,18 +211,23 @@ class PatchNet(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
+        serialize = keras.saving.serialize_keras_object
+        if self._own_subnet:
+            subnet = self.subnet.get_config()
+            keys = ("patch_size", "filters", "depth", "padding", "dtype")
+            own = {"subnet": None} | {key: subnet[key] for key in keys}
+        else:
+            own = {"subnet": serialize(self.subnet)}
         return {
             "input_shape": self.image_shape,
-            "patch_size": self.patch_size,
+            **own,
             "stride": self.stride,
             "crop": self.crop,
-            "filters": self.subnet.filters,
-            "depth": self.subnet.depth,
-            "padding": self.subnet.padding,
-            "preprocessing": [keras.saving.serialize_keras_object(layer) for layer in self.preprocessing],
+            "border": self.border,
+            **self._arguments,
+            "preprocessing": [serialize(layer) for layer in self.preprocessing],
             "mean": self.mean,
             "std": self.std,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "name": self.name,
             "trainable": self.trainable,
         }
@@ -185,8 +236,30 @@ class PatchNet(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PatchNet":
         """Make the model of a configuration."""
         revive = keras.saving.deserialize_keras_object
+        revived = {key: revive(config[key]) for key in ("subnet", "dtype") if config.get(key) is not None}
         layers = [revive(layer) for layer in config["preprocessing"]]
-        return cls(**{**config, "preprocessing": layers, "dtype": revive(config["dtype"])})
+        return cls(**{**config, **revived, "preprocessing": layers})
+
+
+def check_subnet(subnet: keras.Model, patch_size: int | None) -> int:
+    """Return p of a given S; raise ValueError where it does not decide about square patches."""
+    takes, gives = getattr(subnet, "input_shape", None), getattr(subnet, "output_shape", None)
+    if not (
+        isinstance(takes, tuple)
+        and len(takes) == 4
+        and takes[1] == takes[2]
+        and None not in takes[1:]
+        and gives == (None, 1)
+    ):
+        raise ValueError(
+            "`subnet` must be a Keras model from patches (None, p, p, C) to decisions (None, 1). "
+            f"Received: {getattr(subnet, 'name', subnet)!r}, from {takes} to {gives}"
+        )
+    if patch_size not in (None, takes[1]):
+        raise ValueError(
+            f"`patch_size` is that of `subnet`, {takes[1]}; leave it out. Received: patch_size={patch_size}"
+        )
+    return takes[1]
 
 
 class Parts:
@@ -194,38 +267,47 @@ class Parts:
 
     def __init__(
         self,
-        subnet: PatchSubnet,
+        subnet: keras.Model,
         stride: int | None,
         crop: tuple[int, int] | None,
+        *,
+        border: str,
+        pooling: keras.layers.Layer,
         preprocessing: Iterable[keras.layers.Layer],
-        mean: float | Sequence[float],
-        std: float | Sequence[float],
+        mean: float | Sequence[float] | None,
+        std: float | Sequence[float] | None,
     ) -> None:
-        p = subnet.patch_size
-        self.subnet = subnet
+        _, p, _, self.channels = subnet.input_shape
+        wanted_mean, wanted_std = getattr(subnet, "pixels", (0.5, 0.25))
+        self.mean, self.std = (wanted_mean if mean is None else mean), (wanted_std if std is None else std)
+        self.pooling = pooling
         self.zero_to_one = ZeroToOne(dtype="float32", name="zero_to_one")
         self.preprocessing = tuple(preprocessing)
-        self.grid = PatchGrid(p, stride, crop)
-        self.standardize = standardize(mean, std, subnet.channels, dtype="float32")
-        if subnet.shares_all and self.grid.stride < p:
-            # Overlapping patches of an S without padding share all their work: one convolution stack.
-            self.pad = PadSame(p, stride, crop, name="pad")
+        self.grid = PatchGrid(p, getattr(subnet, "stride", None) if stride is None else stride, crop, border)
+        self.standardize = standardize(self.mean, self.std, self.channels, dtype="float32")
+        if getattr(subnet, "shares_all", False) and self.grid.stride < p:
+            # Overlapping patches share all their work: S runs once over the whole image.
+            self.pad = PadSame(p, self.grid.stride, crop, border, dtype="float32", name="pad")
             self.at_once = every_patch(subnet, stride=self.grid.stride, name="decisions")
         else:
             self.at_once = None
             self.one_by_one = PatchDistributed(subnet, name="decisions")
 
     def prepare(self, images: Any) -> Any:
-        """0..255 to preprocessed 0..1."""
+        """0..255 to preprocessed 0..1, of as many channels as S takes."""
         images = self.zero_to_one(images)
         for layer in self.preprocessing:
             images = layer(images)
+        if images.shape[-1] == 1 and self.channels > 1:
+            images = keras.layers.Concatenate(dtype="float32", name="grey_to_colour")(
+                [images] * self.channels
+            )
         return images
 
     def extract(self, pixels: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
         """Cut (B, H, W, C) into (B, P, p, p, C)."""
         grid = self.grid
-        return extract(grid.patch_size, grid.stride, grid.crop, name="patches")(pixels)
+        return extract(grid.patch_size, grid.stride, grid.crop, grid.border, name="patches")(pixels)
 
     def decisions(self, images: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
         """(B, H, W, C) in 0..255 to Q (B, P, 1)."""
