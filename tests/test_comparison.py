@@ -344,9 +344,9 @@ def test_masks_that_come_later(unmasked, tmp_path):
 
 def test_budgets(small):
     config = load_config(small, ["training.epochs=7", "model.crop=[16, 16]", "training.patience=3"])
-    one, cam, vgg11 = candidates_of(config)
-    assert one.config.training == config.training
-    assert one.config.model == config.model
+    patchnet, cam, vgg11 = candidates_of(config)
+    assert patchnet.config.training == config.training
+    assert patchnet.config.model == config.model
     expected = config.training.model_copy(update={"batch_size": 64})  # as in the paper
     assert cam.config.training == vgg11.config.training == expected
     assert (cam.config.model.kind, cam.config.model.crop) == ("vgg19_cam", (16, 16))

@@ -44,6 +44,14 @@ def test_evaluate(run):
     assert cv2.imread(str(run / "heatmaps" / "collages.png")) is not None
 
 
+def test_a_damaged_history_is_told_before_anything_is_measured(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "damaged")
+    (tmp_path / "damaged" / "history.csv").write_text("a,b\n1,2\n")
+    monkeypatch.setattr("patchnet_tf.evaluation.evaluate.load_dataset", None)
+    with pytest.raises(InputError, match=r"history\.csv: not the history of a run"):
+        evaluate(tmp_path / "damaged")
+
+
 def test_explain(run, rng, tmp_path):
     paths = [
         save(tmp_path / "a" / "x.png", rng.integers(0, 256, (30, 41), "uint8")),

@@ -35,8 +35,8 @@ def table(folder):
 def difference(page, part, factor):
     """The largest difference of `part`, enlarged, from the place of the page that is most like it."""
     part = part.repeat(factor, axis=0).repeat(factor, axis=1)
-    found = cv2.matchTemplate(page, part, cv2.TM_SQDIFF)
-    y, x = np.unravel_index(found.argmin(), found.shape)
+    differences = cv2.matchTemplate(page, part, cv2.TM_SQDIFF)
+    y, x = np.unravel_index(differences.argmin(), differences.shape)
     return np.abs(page[y : y + part.shape[0], x : x + part.shape[1]].astype(int) - part).max()
 
 

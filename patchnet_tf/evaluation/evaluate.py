@@ -15,8 +15,9 @@ from ..data import Examples, load_dataset
 from ..data.batches import Batches
 from ..images import pictures
 from ..progress import Progress, silent
+from ..training.history import read_history
 from ..training.kinds import kind_of
-from ..training.run import HEATMAPS, METRICS, open_run
+from ..training.run import HEATMAPS, HISTORY, METRICS, open_run
 from . import metrics, results
 
 STRIP = 6  # rows of the picture of maps
@@ -42,8 +43,10 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> results.Run:
     """
     folder = Path(folder)
     config, model = open_run(folder)
-    if not os.access(folder, os.W_OK):  # found out before the long work
+    # What would stop this after the long work is found out before.
+    if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    read_history(folder / HISTORY)  # as the report does
     data = load_dataset(config, progress)
     batch_size = config.training.batch_size
     validation = classification(model, data.val, batch_size, "evaluating", progress)

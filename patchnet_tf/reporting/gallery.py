@@ -83,11 +83,11 @@ def read_groups(folder: Path, results: Comparison) -> list[Group]:
 def choose(results: Comparison) -> list[tuple[str, list[int]]]:
     """Return the headings of the grid and the indices of the images below each."""
     every = range(len(results.images))
-    areas = [auroc_of(image, results.methods[0].slug) if results.methods else math.nan
-             for image in results.images]  # fmt: skip
+    first = results.methods[0].slug if results.methods else ""
+    areas = [auroc_of(image, first) for image in results.images]
     ranked = sorted((k for k in every if not math.isnan(areas[k])), key=areas.__getitem__)
-    k = min(EXTREMES, len(ranked) // 2)
-    worst, best = ranked[:k], ranked[::-1][:k]
+    extremes = min(EXTREMES, len(ranked) // 2)
+    worst, best = ranked[:extremes], ranked[::-1][:extremes]
     others = [k for k in every if k not in worst + best]
     spread = sorted({round(k) for k in np.linspace(0, len(others) - 1, BETWEEN)} if others else ())
     return [
