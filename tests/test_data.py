@@ -5,8 +5,9 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from patchnet_tf.config import FolderData, SquaresData, TexturesData
+from patchnet_tf.config import Data, FolderData, SquaresData, TexturesData, by_kind
 from patchnet_tf.data import check_images, files, list_files, squares, textures
+from patchnet_tf.data.sources import LISTED, MADE
 from patchnet_tf.errors import InputError
 
 from .small import image_folder, save
@@ -315,3 +316,8 @@ def test_real_images():
     assert (data.masked.images[data.masked.masks].mean()) > data.masked.images.mean()  # bright spots
     skin = load(folder_data(SHARED / "skin_isic2017", size=(48, 64)))
     assert skin.train.images.shape == (120, 48, 64, 3)
+
+
+def test_every_kind_of_a_configuration_has_a_source():
+    assert not LISTED.keys() & MADE.keys()
+    assert LISTED.keys() | MADE.keys() == by_kind(Data).keys()

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from scipy.integrate import trapezoid
 
-from ...config import Config, PatchNetModel
+from ...config import Config
 from ...data import Dataset
 from ...evaluation import metrics, results
 from ...evaluation.evaluate import classification, draw_maps
@@ -72,7 +72,7 @@ def measure(
             slug=names.slug,
             label=names.label,
             kind=config.model.kind,
-            patch_size=config.model.patch_size if isinstance(config.model, PatchNetModel) else None,
+            patch_size=config.model.patch_size if kind_of(config).patches else None,
             parameters=model.count_params(),
             epochs=len(ending.rows),
             best_epoch=ending.best.epoch,

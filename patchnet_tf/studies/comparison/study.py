@@ -3,7 +3,7 @@
 import datetime
 from pathlib import Path
 
-from ...config import Config, PatchNetModel
+from ...config import Config
 from ...data import Dataset, load_dataset
 from ...errors import InputError
 from ...evaluation import results
@@ -13,6 +13,7 @@ from ...progress import Progress, silent
 from ...training import train as training
 from ...training.build import build
 from ...training.history import read_history
+from ...training.kinds import kind_of
 from ...training.run import CHECKPOINT, CONFIG, HISTORY, MODEL, with_classes
 from .candidates import Candidate, candidates_of
 from .images import Chosen, choose, forget, keep
@@ -45,7 +46,7 @@ def compare(config: Config, folder: str | Path, *, progress: Progress = silent) 
         ['PatchNet 17', 'CAM', 'Grad-CAM']
     """
     folder = Path(folder)
-    if not isinstance(config.model, PatchNetModel):
+    if not kind_of(config).patches:
         raise InputError(
             "model.kind: expected patchnet; baselines are compared with it anyway. "
             f"Received: {config.model.kind!r}"

@@ -41,6 +41,7 @@ class Kind:
         smallest: takes a section, and returns the (height, width) that the model must see at least.
         names: takes a section, and returns how files and tables call the model and its method.
         fixed_size: takes a section, and returns whether all images must have the size of those of training.
+        patches: whether it decides about patches, whose size the section says: `patch_size`.
         snapshots: whether its heatmaps can be drawn in training.
         exportable: whether it can be exported, its map with it.
     """
@@ -51,6 +52,7 @@ class Kind:
     smallest: Callable[[Any], tuple[int, int]]
     names: Callable[[Any], Names]
     fixed_size: Callable[[Any], bool] = lambda section: False
+    patches: bool = False
     snapshots: bool = False
     exportable: bool = False
 

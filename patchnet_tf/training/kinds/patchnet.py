@@ -25,6 +25,7 @@ PATCHNET = Kind(
     drawing=drawing,
     smallest=lambda section: (section.patch_size, section.patch_size),
     names=names,
+    patches=True,
     snapshots=True,
     exportable=True,
 )
