@@ -222,9 +222,10 @@ def test_interrupt(patchnet, place, tmp_path, monkeypatch):
     assert err == "interrupted: the same command with --resume continues\n"
 
 
-def test_help_needs_no_tensorflow(tmp_path):
+def test_help_imports_little(tmp_path):
     """Run it from another folder, as an uninstalled checkout."""
-    (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported TensorFlow')")
+    for name in ("tensorflow", "numpy"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('imported {name}')")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     for arguments in (
         [],

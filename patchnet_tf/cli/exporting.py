@@ -3,14 +3,16 @@
 import logging
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..config import Config
 from ..errors import InputError
 from .console import Reporter, heavy_imports, one_line_errors, say
 from .options import RunFolder, read_size
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 
 def export(
@@ -113,7 +115,7 @@ def export_run(folder: Path, file_format: str, out: Path | None, *, overwrite: b
         )
 
 
-def open_patchnet(folder: Path) -> tuple[Config, Any]:
+def open_patchnet(folder: Path) -> "tuple[Config, Any]":
     """Open a run whose model can be exported."""
     with heavy_imports("train"):
         from ..training.kinds import kind_of
@@ -136,7 +138,7 @@ def say_differences(verification: Any) -> None:
     )
 
 
-def held_back(config: Config) -> Any:
+def held_back(config: "Config") -> Any:
     """Return the validation images, or None, and a warning, where they are not there (any more)."""
     from ..data import load_dataset
 

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..config import load_config
 from .console import Reporter, heavy_imports, one_line_errors, say, show
-from .options import ConfigFile, Overrides, RunFolder
+from .options import ConfigFile, Overrides, RunFolder, read_config
 from .tables import data_table, evaluation_table, explained_table
 
 SIZES_SHOWN = 6  # of images, in `patchnet data check`
@@ -98,7 +97,7 @@ def data_check(
     Example: patchnet data check configs/folder.yaml --set data.path=~/cells
     """
     with one_line_errors():
-        settings = load_config(config, overrides or [])
+        settings = read_config(config, overrides)
         with heavy_imports("train"):
             from ..data.check import check
             from ..images.pictures import save_png

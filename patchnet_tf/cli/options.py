@@ -3,12 +3,14 @@
 import importlib.resources
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import Config, load_config
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 ConfigFile = Annotated[
     Path,
@@ -27,11 +29,18 @@ RunFolder = Annotated[
 ]
 
 
-def packaged(name: str, overrides: list[str] | None = None) -> Config:
+def read_config(path: Path, overrides: list[str] | None) -> "Config":
+    """Read a configuration."""
+    from ..config import load_config  # whose schema takes a moment, which `--help` does without
+
+    return load_config(path, overrides or [])
+
+
+def packaged(name: str, overrides: list[str] | None = None) -> "Config":
     """Read a configuration that comes with the package."""
     configs = importlib.resources.files("patchnet_tf.configs")
     with importlib.resources.as_file(configs / f"{name}.yaml") as path:
-        return load_config(path, overrides or [])
+        return read_config(path, overrides)
 
 
 def read_patch_sizes(text: str) -> list[int]:

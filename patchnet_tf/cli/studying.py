@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ..config import load_config
 from .console import Reporter, heavy_imports, one_line_errors, show
 from .inspecting import write_page
-from .options import ConfigFile, Overrides, packaged, read_patch_sizes
+from .options import ConfigFile, Overrides, packaged, read_config, read_patch_sizes
 from .tables import comparison_tables, convergence_table
 
 
@@ -114,7 +113,7 @@ def run_comparison(
     """Compare with progress, print the tables, and write the page; `name` ends that of the folder."""
     with one_line_errors("the same command goes on"):
         sizes = [f"comparison.patch_sizes={read_patch_sizes(patch_sizes)}"] if patch_sizes is not None else []
-        settings = load_config(config, [*overrides, *sizes])
+        settings = read_config(config, [*overrides, *sizes])
         with heavy_imports("train"):
             from ..studies import comparison
 

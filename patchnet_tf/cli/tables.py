@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ..evaluation.results import Comparison, Mean, Run, count_images
+if TYPE_CHECKING:
+    from ..evaluation.results import Comparison, Mean, Run
 
 CLASSIFIED = ("loss", "accuracy", "auroc")  # columns of a comparison's table of networks
 LOCATED = ("exact_match", "recall", "auroc")  # and of its table of maps: those of the paper
 
 
-def with_interval(mean: Mean) -> str:
+def with_interval(mean: "Mean") -> str:
     """Write a mean as in "0.905 (0.87 to 0.94)"."""
     if math.isnan(mean.mean):
         return "undefined"
@@ -38,7 +39,7 @@ def data_table(checked: Any) -> Table:
     return table
 
 
-def evaluation_table(measured: Run) -> Table:
+def evaluation_table(measured: "Run") -> Table:
     """Tabulate what `patchnet evaluate` measured."""
     from ..evaluation.metrics import TITLES
 
@@ -65,11 +66,12 @@ def convergence_table(points: dict[str, Any]) -> Table:
     return table
 
 
-def comparison_tables(compared: Comparison) -> Iterator[Table]:
+def comparison_tables(compared: "Comparison") -> Iterator[Table]:
     """Give the tables of a comparison: the networks, their training, and their maps."""
     from ..evaluation.metrics import TITLES
+    from ..evaluation.results import count_images
 
-    def cell(mean: Mean) -> str:
+    def cell(mean: "Mean") -> str:
         counted = f", {mean.images} images" if mean.skipped else ""
         return with_interval(mean).replace(" (", "\n(") + counted
 

@@ -2,15 +2,17 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import Config, load_config
 from .console import Reporter, heavy_imports, one_line_errors
 from .exporting import export_run
 from .inspecting import evaluate_run
-from .options import ConfigFile, Overrides, packaged
+from .options import ConfigFile, Overrides, packaged, read_config
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 
 def train(
@@ -37,7 +39,7 @@ def train(
     Example: patchnet train configs/folder.yaml --set data.path=~/cells --set training.epochs=50
     """
     with one_line_errors("the same command with --resume continues"):
-        settings = load_config(config, overrides or [])
+        settings = read_config(config, overrides)
         train_run(settings, out or Path("runs") / settings.name, resume)
 
 
@@ -64,7 +66,7 @@ def demo(
         )
 
 
-def train_run(config: Config, folder: Path, resume: bool) -> None:
+def train_run(config: "Config", folder: Path, resume: bool) -> None:
     """Train with progress; say what stopped the training and where things are."""
     with heavy_imports("train"):
         from ..training.train import train as train_model
