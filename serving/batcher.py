@@ -5,10 +5,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import onnxruntime
 
-from .predictor import Prediction
+from .predictor import FATAL, Prediction
 from .requests import RequestError
 from .versions import Version
 
@@ -70,6 +72,8 @@ class Batcher:
         self.max_waiting, self.max_waiting_pixels = max_waiting, max_waiting_pixels
         self._observe = observe
         self._waiting: list[Job] = []  # those with images
+        self._running: list[tuple[Job, np.ndarray]] = []
+        self._run_options = onnxruntime.RunOptions()
         self._clock = 0  # the turn of the last image
         self._thread = ThreadPoolExecutor(1, f"heatmap={heatmap}")  # a model uses all cores by itself
         self._work: asyncio.Task | None = None
@@ -77,7 +81,7 @@ class Batcher:
     async def predict(self, images: Sequence[np.ndarray], version: Version) -> list[Prediction]:
         """Return a prediction for each image; the heatmap is None where none is wanted.
 
-        Where the caller is cancelled, the images that wait are dropped.
+        Where the caller is cancelled, the images that wait are dropped, and ONNX Runtime is told to stop.
 
         Raises:
             RequestError: 503, too many images are waiting. None of these is computed then.
@@ -99,14 +103,17 @@ class Batcher:
         finally:
             if job in self._waiting:
                 self._waiting.remove(job)
+            if all(running.answer.done() for running, _ in self._running):
+                self._run_options.terminate = True
 
     async def _run(self) -> None:
         while self._waiting:
-            batch = self._next()
+            batch = self._running = self._next()
+            self._run_options = run_options(pixels(image for _, image in batch))
             self._observe(len(batch))
             try:
                 answers = await asyncio.get_running_loop().run_in_executor(
-                    self._thread, self._predict, [image for _, image in batch], batch[0][0].version
+                    self._thread, self._predict, batch, self._run_options
                 )
             except Exception as error:  # whatever a runtime raises is for those who asked
                 answers = [error] * len(batch)
@@ -148,11 +155,21 @@ class Batcher:
             self._waiting.remove(job)
         return image
 
-    def _predict(self, images: list[np.ndarray], version: Version) -> list[Prediction]:
-        predict, batch = version.predict, np.stack(images)
+    def _predict(self, batch: list[tuple[Job, np.ndarray]], options: Any) -> list[Prediction]:
+        predict, images = batch[0][0].version.predict, np.stack([image for _, image in batch])
         if not self.heatmap:
-            return [Prediction(float(q), None) for q in predict.probability(batch)]
-        return [Prediction(float(q), heatmap) for q, heatmap in zip(*predict(batch), strict=True)]
+            return [Prediction(float(q), None) for q in predict.probability(images, run_options=options)]
+        predictions = zip(*predict(images, run_options=options), strict=True)
+        return [Prediction(float(q), heatmap) for q, heatmap in predictions]
+
+
+def run_options(size: int) -> onnxruntime.RunOptions:
+    """Return the options of a run for so many pixels; after many, memory is given back to the system."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = FATAL
+    if size > 2**16:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def turn(job: Job) -> int:

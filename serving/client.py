@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import urllib3
@@ -73,10 +73,10 @@ class Client:
     not repeated after a timeout, when the server may still be computing, nor after any other error.
 
     Args:
-        url: SCHEME://HOST:PORT/v1/models/NAME[/versions/NUMBER]. http and https are TF Serving's REST API, by
-            default on port 8501; grpc and grpcs (with TLS) its gRPC API, on port 8500. For gRPC the package
-            tensorflow-serving-api is imported, and with it TensorFlow. `patchnet serve` speaks another gRPC:
-            ask it by http.
+        url: SCHEME://HOST:PORT/v1/models/NAME[/versions/NUMBER], with USER:PASSWORD@ before HOST where a
+            proxy asks for them. http and https are TF Serving's REST API, by default on port 8501; grpc and
+            grpcs (with TLS) its gRPC API, on port 8500. For gRPC the package tensorflow-serving-api is
+            imported, and with it TensorFlow. `patchnet serve` speaks another gRPC: ask it by http.
         timeout: seconds for an answer.
         retries: how often a request is repeated at most, after 0.1, 0.2, 0.4 ... seconds, or when the server
             says so.
@@ -93,7 +93,8 @@ class Client:
         parts = urlsplit(url)
         named = PATH.fullmatch(parts.path)
         if parts.scheme not in TRANSPORTS or not parts.hostname or not named or parts.query:
-            raise ValueError(f"`url` must be {ADDRESS}. Received: url={url!r}")
+            shown = url.replace(f"{parts.netloc.rpartition('@')[0]}@", "***@") if "@" in parts.netloc else url
+            raise ValueError(f"`url` must be {ADDRESS}. Received: url={shown!r}")
         if not timeout > 0:
             raise ValueError(f"`timeout` must be above 0. Received: timeout={timeout!r}")
         if type(retries) is not int or retries < 0:
@@ -166,8 +167,11 @@ class Rest:
     """TF Serving's REST API. Pixels go as nested lists, files in base64."""
 
     def __init__(self, parts: Any, name: str, version: str | None) -> None:
-        at = f"{parts.scheme}://{parts.netloc}" if parts.port else f"{parts.scheme}://{parts.netloc}:8501"
+        secret, _, host = parts.netloc.rpartition("@")
+        at = f"{parts.scheme}://{host}" if parts.port else f"{parts.scheme}://{host}:8501"
         self._url = f"{at}/v1/models/{name}" + (f"/versions/{version}" if version else "")
+        # A name and a password are sent, and never shown.
+        self._headers = urllib3.make_headers(basic_auth=unquote(secret)) if secret else {}
         self._pool = urllib3.PoolManager(maxsize=32)
 
     def predict(self, signature: str, name: str, value: Any, timeout: float) -> dict[str, np.ndarray]:
@@ -193,7 +197,7 @@ class Rest:
         return named_tensors(signatures)
 
     def _ask(self, method: str, path: str, timeout: float, body: bytes | None = None) -> Any:
-        headers = {"content-type": "application/json"} if body else None
+        headers = {**self._headers, **({"content-type": "application/json"} if body else {})}
         end = time.monotonic() + timeout
         late = TimeoutError(f"{self._url}: no answer in {timeout:g} s")
         try:

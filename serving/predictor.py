@@ -105,11 +105,13 @@ class Predictor:
         """The least (height, width) of an image."""
         return self.contract.smallest
 
-    def __call__(self, image: np.ndarray) -> Prediction:
+    def __call__(self, image: np.ndarray, *, run_options: onnxruntime.RunOptions | None = None) -> Prediction:
         """Return probability and heatmap.
 
         Args:
             image: uint8 pixels, (H, W, C), or (B, H, W, C) for a batch.
+            run_options: ONNX Runtime's; `run_options.terminate = True` in another thread ends the call soon,
+                with an error.
 
         Returns:
             `Prediction`: a float and (H, W), or for a batch (B,) and (B, H, W).
@@ -117,22 +119,22 @@ class Predictor:
         Raises:
             InputError: the pixels are not as above, or fewer than the model needs. It is a ValueError.
         """
-        probability, heatmap = self._run(self.check(image), heatmap=True)
+        probability, heatmap = self._run(self.check(image), True, run_options)
         return (
             Prediction(probability, heatmap)
             if image.ndim == 4
             else Prediction(float(probability[0]), heatmap[0])
         )
 
-    def probability(self, image: np.ndarray) -> Any:
+    def probability(self, image: np.ndarray, *, run_options: onnxruntime.RunOptions | None = None) -> Any:
         """Return the probability alone, at a small part of the heatmap's cost; arguments as of a call."""
-        [probability] = self._run(self.check(image), heatmap=False)
+        [probability] = self._run(self.check(image), False, run_options)
         return probability if image.ndim == 4 else float(probability[0])
 
-    def _run(self, batch: np.ndarray, *, heatmap: bool) -> list[np.ndarray]:
+    def _run(self, batch: np.ndarray, heatmap: bool, options: Any = None) -> list[np.ndarray]:
         """Return [probability, heatmap], or [probability] alone, of a batch (B, H, W, C)."""
         feeds = {IMAGE: batch} if heatmap else {IMAGE: batch, HEATMAP_WANTED: np.array(False)}
-        return self._session.run(OUTPUTS[: 1 + heatmap], feeds)
+        return self._session.run(OUTPUTS[: 1 + heatmap], feeds, options)
 
     def check(self, image: np.ndarray, what: str = "image") -> np.ndarray:
         """Return an image as a batch (B, H, W, C), or raise InputError, which calls it `what`."""

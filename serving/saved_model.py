@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class SavedModelPredictor(Predictor):
         self.runtime = f"{self.provider} SavedModel"
         self._describe(path, metadata, self._both.structured_input_signature[1][IMAGE].shape)
 
-    def _run(self, batch: np.ndarray, *, heatmap: bool) -> list[np.ndarray]:
+    def _run(self, batch: np.ndarray, heatmap: bool, options: Any = None) -> list[np.ndarray]:
         answer = (self._both if heatmap else self._alone)(**{IMAGE: self._tensor(batch)})
         return [answer[name].numpy() for name in OUTPUTS[: 1 + heatmap]]
 

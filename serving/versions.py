@@ -10,6 +10,7 @@ from ..errors import one_line
 from .predictor import Predictor
 
 log = logging.getLogger("patchnet.serve")
+Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,14 @@ class Version:
     Attributes:
         number: of the version; 1 for a single file.
         path: where it was loaded from.
+        stamp: of its files when it was loaded.
         predict: what answers.
         batches: whether a batch was seen to give the same bits as its images one by one.
     """
 
     number: int
     path: Path
+    stamp: Stamp
     predict: Predictor
     batches: bool
 
@@ -53,25 +56,32 @@ class Versions:
     device: str = "cpu"
     threads: int = 0
     current: Version | None = None
+    _damaged: set[Stamp] = field(default_factory=set)
     _complaints: set[str] = field(default_factory=set)
 
     def refresh(self) -> None:
         """Load the highest version that can be loaded, if it is another than the current one.
 
-        What cannot be loaded, because it is damaged or still being copied, is said once in the log and tried
-        again the next time. Requests that have begun keep the version with which they began.
+        What cannot be loaded, because it is damaged or still being copied, is said once in the log, passed
+        over, and tried again when its files have changed. Requests that have begun keep the version with
+        which they began. A version whose files are replaced is another one.
 
         Raises:
             ValueError: nothing is served yet, and nothing can be loaded; the message is of the highest one.
         """
         complaints = []
         for number, path in find_versions(self.path):
-            if self.current and (number, path) == (self.current.number, self.current.path):
+            stamp = stamp_of(path)
+            if self.current and stamp == self.current.stamp:
                 return
+            if stamp in self._damaged:
+                continue
             try:
-                loaded = self.load(number, path)
-            except (ValueError, RuntimeError, OSError) as error:
+                loaded = self.load(number, path, stamp)
+            except Exception as error:  # files that others wrote can be wrong in any way
                 complaints.append(one_line(error))
+                if not isinstance(error, OSError):  # which may pass by itself
+                    self._damaged.add(stamp)
                 if complaints[-1] not in self._complaints:
                     self._complaints.add(complaints[-1])
                     log.error("version not loaded", extra={"version": number, "reason": complaints[-1]})
@@ -90,7 +100,7 @@ class Versions:
         if self.current is None:
             raise ValueError(complaints[0] if complaints else f"{self.path}: no exported model")
 
-    def load(self, number: int, path: Path) -> Version:
+    def load(self, number: int, path: Path, stamp: Stamp) -> Version:
         """Load one version and run it once, which is its warm-up too."""
         if path.is_dir() and not (path / "saved_model.pb").is_file():
             files = sorted(path.glob("*.onnx"))
@@ -105,7 +115,14 @@ class Versions:
             predict = Predictor(path, device=self.device, threads=self.threads)
         if (batch := predict.input_shape[0]) not in (None, 1):
             raise ValueError(f"{path}: exported for batches of {batch}; export it without --batch")
-        return Version(number, path, predict, batch is None and batches_are_exact(predict))
+        return Version(number, path, stamp, predict, batch is None and batches_are_exact(predict))
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return the names, places, sizes and times of a version's files, which change when they are replaced."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(str(file), file.stat()) for file in files if file.exists()]
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 def find_versions(path: Path) -> list[tuple[int, Path]]:

@@ -20,8 +20,8 @@ class Served:
         process: the process.
     """
 
-    def __init__(self, model, log, *options):
-        command = [sys.executable, "-m", "patchnet_tf.cli", "serve", str(model), "--name", "cells"]
+    def __init__(self, model, log, *options, command=()):
+        command = [*command, sys.executable, "-m", "patchnet_tf.cli", "serve", str(model), "--name", "cells"]
         if "--port" not in options:
             command += ["--port", "0"]
         if "--grpc-port" not in options:
@@ -65,9 +65,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(model, log, *options):
-    """Serve a model until the end of the block."""
-    served = Served(model, log, *options)
+def serving(model, log, *options, command=()):
+    """Serve a model until the end of the block, by a command that runs another, such as `nice`, if any."""
+    served = Served(model, log, *options, command=command)
     try:
         yield served
     finally:

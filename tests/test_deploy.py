@@ -429,6 +429,25 @@ def test_bad_numbers():
             Client("http://host/v1/models/cells", **wrong)
 
 
+def test_passwords_are_sent_and_never_shown(monkeypatch):
+    sent = []
+
+    def request(pool, method, url, headers=None, **options):
+        sent.append((url, headers.get("authorization")))
+        raise urllib3.exceptions.ProtocolError("Connection aborted.")
+
+    monkeypatch.setattr(urllib3.PoolManager, "request", request)
+    client = Client("http://anna:s%40cret@host/v1/models/cells", retries=0)
+    with pytest.raises(ServerError, match="cannot be reached") as caught:
+        client.status()
+    assert sent == [
+        ("http://host:8501/v1/models/cells", "Basic " + base64.b64encode(b"anna:s@cret").decode())
+    ]
+    with pytest.raises(ValueError, match="`url` must be") as refused:
+        Client("http://anna:s%40cret@host/cells")
+    assert "cret" not in str(caught.value) + str(refused.value)
+
+
 def test_what_is_not_sent():
     for url in (
         "localhost:8501",

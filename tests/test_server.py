@@ -23,6 +23,7 @@ import pytest
 import urllib3
 
 import patchnet_tf as pn
+from patchnet_tf.errors import InputError
 from patchnet_tf.serving import Client, Predictor, manifest
 from patchnet_tf.serving.client import ServerError
 
@@ -33,7 +34,7 @@ from .test_validation import BAD_FILES, GREY, RGB, encoded
 pytest.importorskip("tritonclient", reason="needs the extra serve")
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (13, 11, 3), "uint8")
-LIMITS = ("--max-bytes", 100_000, "--max-pixels", 2000, "--max-images", 4)
+LIMITS = ("--max-bytes", 100_000, "--max-pixels", 2000, "--max-images", 4, "--max-total-pixels", 6000)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,7 @@ def tensor(data=None, name="image", datatype="UINT8", shape=(1, 13, 11, 3), **mo
     return {"name": name, "datatype": datatype, "shape": list(shape), "data": data, **more}
 
 
+LARGE_FILE = b64(encoded(np.zeros((40, 50, 3), "uint8")))["b64"]
 FLAT = IMAGE.ravel().tolist()
 ROWS = IMAGE.tolist()
 BAD = {
@@ -270,7 +272,53 @@ BAD = {
     "half a surrogate pair as input": (v1(b'{"inputs": {"\\ud800": []}}'), 400, r"Received: \\ud800"),
     "endless number, said in our words": (v1(b"1" * 5000), 400, "a number of too many digits"),
     "v2: other version's metadata": (("GET", "/v2/models/cells/versions/7", None, {}), 404, "version 7"),
+    "v2: nested otherwise than shape says": (
+        v2([tensor([np.moveaxis(IMAGE, 0, 1).tolist()])]),
+        400,
+        "flat, or nested as shape says",
+    ),
+    "v2: nested in part": (v2([tensor([FLAT])]), 400, "flat, or nested as shape says"),
+    "v2: data and binary data": (
+        v2([tensor(FLAT, parameters={"binary_data_size": 429})], binary=IMAGE.tobytes()),
+        400,
+        "either data or binary_data_size",
+    ),
+    # What would take long
+    "too many pixels in all": (
+        v1({"instances": [{"b64": LARGE_FILE}] * 4}),
+        413,
+        "at most 6000 pixels in all",
+    ),
+    "v2: too many pixels in all": (
+        v2(
+            [tensor(None, shape=(4, 40, 50, 3), parameters={"binary_data_size": 24_000})],
+            binary=bytes(24_000),
+        ),
+        413,
+        "at most 6000 pixels in all",
+    ),
+    "too many values": (v1(b"[" + b"," * 99_000 + b"]"), 413, "at most 75536 values in JSON"),
+    "time of a wrong type": (
+        v1({"instances": [ROWS]}, **{"x-request-timeout": "soon"}),
+        400,
+        "x-request-timeout: expected seconds. Received: soon",
+    ),
+    "time that has no end": (v1({"instances": [ROWS]}, **{"x-request-timeout": "nan"}), 400, "seconds"),
+    "no time": (v1({"instances": [ROWS]}, **{"x-request-timeout": "0"}), 400, "seconds. Received: 0"),
     # HTTP
+    "name of another": (v1({"instances": [ROWS]}, host="evil.example"), 421, "name that --allow-host gives"),
+    "page of another": (
+        v1({"instances": [ROWS]}, origin="http://evil.example"),
+        403,
+        "origin: expected none, or this server's. Received: http://evil.example",
+    ),
+    "page of a file": (v1({"instances": [ROWS]}, origin="null"), 403, "Received: null"),
+    "many headers": (
+        v1({"instances": [ROWS]}, **{f"x-{k}": "y" * 1000 for k in range(35)}),
+        431,
+        "at most 32768 bytes of headers",
+    ),
+    "slash at the end": (("GET", "/v2/", None, {}), 404, "Not Found"),
     "content type": (
         v1({"instances": [ROWS]}, **{"content-type": "image/png"}),
         415,
@@ -399,8 +447,8 @@ def test_a_grpc_port_is_not_shared(path, served, workers):
 
 
 @contextlib.asynccontextmanager
-async def behind_the_middleware(max_bytes):
-    """Serve, in this process, an application that reads a body and waits a second."""
+async def behind_the_middleware(max_bytes, timeout=60, answer=None, connections=None, **options):
+    """Serve, in this process, an application that reads a body, waits a second and answers."""
     from patchnet_tf.serving.server import Limits, Options
     from patchnet_tf.serving.server.answers import json_answer
     from patchnet_tf.serving.server.connection import http_server, listen
@@ -410,12 +458,14 @@ async def behind_the_middleware(max_bytes):
         while (await receive()).get("more_body"):
             pass
         await asyncio.sleep(1)
-        await json_answer({})(scope, receive, send)
+        await json_answer(answer or {})(scope, receive, send)
 
-    options = Options(Path("cells.onnx"), "cells", limits=Limits(max_bytes))
-    model = SimpleNamespace(options=options, draining=False)
+    served = Options(Path("cells.onnx"), "cells", limits=Limits(max_bytes), timeout=timeout)
+    model = SimpleNamespace(options=served, draining=False)
     metrics = SimpleNamespace(request=lambda *arguments, **more: None)
-    running = http_server(LimitsMiddleware(app, model, metrics))
+    running = http_server(LimitsMiddleware(app, model, metrics), **options)
+    if connections is not None:  # of the test, which waits for their end
+        running.server_state.connections = connections
     with listen("127.0.0.1", 0) as listening:
         task = asyncio.create_task(running.serve([listening]))
         try:
@@ -460,6 +510,170 @@ def test_slow_requests_are_given_up(monkeypatch):
     assert second.startswith(b"HTTP/1.1 200")
     assert second.count(b"HTTP/1.1") == 1
     assert long.startswith(b"HTTP/1.1 400")
+
+
+def test_bodies_that_stop_do_not_lock_others_out(monkeypatch):
+    """Eight bodies of the largest size, but for a byte, are given up; small requests do not wait for them."""
+    monkeypatch.setattr("patchnet_tf.serving.server.middleware.BODY_SECONDS", 1)
+
+    async def main():
+        async with behind_the_middleware(1000) as port:
+            stopped = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+            for _, writer in stopped:
+                writer.write(POST.replace(b"99", b"1000") + bytes(999))
+            given_up = [asyncio.create_task(reader.readuntil(b"}")) for reader, _ in stopped]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(POST.replace(b"99", b"2") + b"{}")
+            small = await reader.readuntil(b"}")
+            answers = await asyncio.wait_for(asyncio.gather(*given_up), 30)
+            for _, opened in [*stopped, (reader, writer)]:
+                opened.close()
+            return small, answers
+
+    small, answers = asyncio.run(main())
+    assert small[9:12] == b"200"
+    assert {answer[9:12] for answer in answers} == {b"408"}
+
+
+def test_a_request_has_its_time():
+    """--timeout, or less where the client says so."""
+
+    async def ask(port, head=b""):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(POST.replace(b"content-length: 99", b"content-length: 2" + head) + b"{}")
+        answer = await reader.readuntil(b"}")
+        writer.close()
+        return answer
+
+    async def main():
+        header = b"\r\nx-request-timeout: "
+        async with behind_the_middleware(1000, timeout=0.2) as port:
+            answers = [await ask(port), await ask(port, header + b"9")]
+        async with behind_the_middleware(1000) as port:
+            return [*answers, await ask(port, header + b"0.3"), await ask(port, header + b"60")]
+
+    *late, whole = asyncio.run(main())
+    for answer, seconds in zip(late, (b"0.2", b"0.2", b"0.3"), strict=True):
+        assert answer[9:12] == b"504"
+        assert b"request: not answered in " + seconds + b" s" in answer
+    assert whole[9:12] == b"200"
+
+
+def test_an_answer_that_is_not_read_is_given_up(monkeypatch):
+    monkeypatch.setattr("patchnet_tf.serving.server.connection.WRITE_SECONDS", 0.2)
+
+    connections = set()
+
+    async def main():
+        async with behind_the_middleware(1000, answer=" " * 30_000_000, connections=connections) as port:
+            with socket.create_connection(("127.0.0.1", port)) as reader:
+                reader.sendall(POST.replace(b"99", b"2") + b"{}")
+                for full in (True, False):
+                    while bool(connections) != full:
+                        await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_connection_is_kept_for_as_long_as_is_said():
+    async def main():
+        async with behind_the_middleware(1000, keep_alive=1) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(POST.replace(b"99", b"2") + b"{}")
+            answer = await asyncio.wait_for(reader.read(), 30)
+            writer.close()
+            return answer
+
+    assert asyncio.run(main()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_NOFILE")
+def test_many_connections(path, tmp_path):
+    """Idle ones give way; probes are answered; the log says it once; the limit of files is raised."""
+    limited = ["sh", "-c", 'ulimit -Sn 64; exec "$@"', "sh"]
+    with serving(path, tmp_path / "log", "--max-connections", 80, command=limited) as server:
+        limit = re.search(r"Max open files +(\d+)", Path(f"/proc/{server.process.pid}/limits").read_text())[1]
+        assert int(limit) >= 300
+        with contextlib.ExitStack() as stack:
+            idle = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.http))) for _ in range(300)
+            ]
+            live = urllib3.request("GET", f"http://127.0.0.1:{server.http}/v2/health/live", timeout=30)
+            assert live.json() == {"live": True}
+            assert idle[0].recv(1) == b""  # the one that was idle for the longest time is closed
+        assert len(server.lines("too many connections")) == 1
+        assert len(server.lines()) < 20
+
+
+def begun(served, output="heatmap"):
+    metrics = urllib3.request("GET", f"http://127.0.0.1:{served.http}/metrics").data.decode()
+    return float(re.search(rf'patchnet_batch_images_count{{output="{output}"}} (\S+)', metrics)[1])
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc", "deadline"])
+def test_what_nobody_waits_for_is_not_computed(path, direct, tmp_path, protocol):
+    """Of four large heatmaps one has begun when the client leaves, or its time is over."""
+    size = 600
+    large = np.zeros((4, size, size, 3), "uint8")
+    with serving(path, tmp_path / "log", "--max-bytes", 2**24, "--max-batch", 1) as server:
+        if protocol == "http":
+            item = tensor(shape=large.shape, parameters={"binary_data_size": large.size})
+            _, at, body, headers = v2([item], binary=large.tobytes())
+            headers |= {"x-request-id": "gone", "host": "localhost", "content-length": str(len(body))}
+            head = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
+            with socket.create_connection(("127.0.0.1", server.http)) as connection:
+                connection.sendall(f"POST {at} HTTP/1.1\r\n{head}\r\n".encode() + body)
+                eventually(lambda: begun(server), seconds=60)
+            [line] = eventually(lambda: [r for r in server.lines("request") if r["id"] == "gone"])
+            assert line["status"] == 499
+        else:
+            import grpc
+            from tritonclient.grpc import service_pb2 as pb
+            from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+            request = pb.ModelInferRequest(model_name="cells", raw_input_contents=[large.tobytes()])
+            request.inputs.add(name="image", datatype="UINT8", shape=large.shape)
+            with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+                stub = GRPCInferenceServiceStub(channel)
+                if protocol == "deadline":
+                    with pytest.raises(grpc.RpcError) as caught:
+                        stub.ModelInfer(request, timeout=1)
+                    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+                else:
+                    asked = stub.ModelInfer.future(request)
+                    eventually(lambda: begun(server), seconds=60)
+                    asked.cancel()
+                eventually(lambda: [r for r in server.lines("request") if r["route"].endswith("ModelInfer")])
+        before = begun(server)
+        same(Client(server.url)(IMAGE), direct(IMAGE))
+        assert begun(server) == before + 1
+        assert before < 4
+
+
+def test_pixels_in_json_are_read_in_parts():
+    """As Python's own reader reads them, whatever surrounds them."""
+    from patchnet_tf.serving.requests import read_json
+
+    rows = np.random.default_rng(0).integers(0, 256, (100, 300, 3)).tolist()
+    flat = [1.5, -3, 1e5, True, None, *range(30_000)]
+    for content in (
+        rows,
+        {"instances": [rows, {"image": rows}, {"b64": 'a"[[1,2],[3,4]]\\' * 9000}], "x": [[], [[]], {}]},
+        {"inputs": [{"data": flat, "shape": [1, 2]}], "id": "[[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]"},
+        {"\0": 10**6, "rows": rows},
+        [flat, rows, "é" * 9000],
+    ):
+        for text in (json.dumps(content), json.dumps(content, indent=1)):
+            assert read_json(text.encode(), 10**7) == content
+            with pytest.raises(InputError, match="not JSON"):
+                read_json(text.encode()[:-1], 10**7)
+    for broken in (b"[[1,2,],[3]]", b"[1 2]", b"[[1],[2]", b"[[1][2]]", b"[1],[2]"):
+        with pytest.raises(InputError, match="not JSON"):
+            read_json(b'{"a":' + b" " * 70_000 + broken + b"," * 0 + b"}" + b" ", 10**7)
+    with pytest.raises(InputError, match="pixels as lists of numbers, or files in base64"):
+        read_json(b"[" + b"{}," * 300_000 + b"1]", 10**7)
+    with pytest.raises(InputError, match="at most 10 values in JSON"):
+        read_json(json.dumps(rows).encode(), 10)
 
 
 def test_bodies_that_are_held_at_once_are_bounded():
@@ -964,6 +1178,68 @@ def test_new_versions_are_picked_up_without_losing_a_request(path, tmp_path):
     changes = [number for k, number in enumerate(seen) if k == 0 or seen[k - 1] != number]
     assert changes[0] == changes[-1] == 1
     assert set(seen) == {1, 2}
+
+
+def test_odd_versions_are_passed_over_and_replaced_ones_noticed(path, tmp_path, caplog):
+    """Of each bad one the log says once what is wrong; the good one below is loaded."""
+    from patchnet_tf.serving.versions import Versions
+
+    folder = tmp_path / "cells"
+    for number in (1, 2, 3, 4):
+        (folder / str(number)).mkdir(parents=True)
+        shutil.copy(path, folder / str(number))
+    for number, contract in ((2, "3"), (3, "[" * 50_000), (4, "null")):
+        loaded = onnx.load(path)
+        for entry in loaded.metadata_props:
+            entry.value = contract
+        onnx.save(loaded, folder / str(number) / "cells.onnx")
+    versions = Versions(folder)
+    for _ in range(3):
+        versions.refresh()
+    assert versions.current.number == 1
+    assert len([record for record in caplog.records if record.message == "version not loaded"]) == 3
+    before = versions.current.predict(IMAGE)
+    other_model(path, tmp_path / "other")
+    os.replace(tmp_path / "other" / "cells.onnx", folder / "1" / "cells.onnx")
+    versions.refresh()
+    assert versions.current.number == 1
+    assert versions.current.predict(IMAGE).probability != before.probability
+    shutil.copy(path, folder / "3")  # mended
+    versions.refresh()
+    assert versions.current.number == 3
+    same(versions.current.predict(IMAGE), before)
+
+
+def test_files_that_connections_may_open():
+    code = (
+        "import resource; from patchnet_tf.serving.server.connection import raise_file_limit\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 1000))\n"
+        "print(raise_file_limit(500), raise_file_limit(5000), resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.stdout == "500 744 (1000, 1000)\n"
+
+
+def test_an_empty_host_is_refused(path, patchnet):
+    code, _, err = patchnet("serve", path, "--host", "", "--port", "0")
+    assert (code, err) == (2, "error: --host: expected an address. Received: an empty text\n")
+
+
+def test_names_that_are_allowed(path, direct, tmp_path):
+    with serving(path, tmp_path / "log", "--allow-host", "cells.example") as server:
+        for host, status in (("cells.example", 200), ("cells.example:80", 200), ("[::1]", 200), ("x", 421)):
+            url = f"http://127.0.0.1:{server.http}/"
+            assert urllib3.request("GET", url, headers={"host": host}).status == status
+        url = server.url + ":predict"
+        headers = {"host": "cells.example", "origin": "https://cells.example"}  # of the page behind a proxy
+        answer = urllib3.request("POST", url, json={"instances": [ROWS]}, headers=headers)
+        assert answer.status == 200
 
 
 def test_too_many_requests_at_once_are_told_to_wait(path, direct, tmp_path):

@@ -16,7 +16,8 @@ from .logs import log
 HEAD_BYTES = 2**15  # of a request
 HEAD_SECONDS = 30  # a request whose head is not whole by then is given up
 WRITE_SECONDS = 20  # so is an answer of which nothing was read for as long
-SPARE_FILES = 100  # that connections leave to the rest of the process
+BACKLOG = 128  # connections that are accepted in one turn of the event loop, before any is counted
+SPARE_FILES = 2 * BACKLOG  # that connections leave to these and to the rest of the process
 
 
 class Connection(H11Protocol):
@@ -40,8 +41,13 @@ class Connection(H11Protocol):
         self.loop.call_later(WRITE_SECONDS, self.look_at_answer)
         if len(self.connections) > self.max_connections:
             say_full(self.max_connections)
-            idle = [c for c in self.connections if c.cycle is None or c.cycle.response_complete]
+            idle = [connection for connection in self.connections if connection.idle]
             min(idle, key=lambda connection: connection.active, default=self).transport.abort()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is open and nothing is asked."""
+        return not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
 
     def data_received(self, data: bytes) -> None:
         """Take note of the time."""
@@ -86,6 +92,7 @@ def http_server(app: Any, *, grace: int = 30, keep_alive: int = 75, max_connecti
         app,
         http=functools.partial(Connection, max_connections=max_connections),
         ws="none",
+        backlog=BACKLOG,
         h11_max_incomplete_event_size=HEAD_BYTES,
         log_config=None,
         access_log=False,
@@ -100,7 +107,7 @@ def http_server(app: Any, *, grace: int = 30, keep_alive: int = 75, max_connecti
 @functools.cache
 def say_full(count: int) -> None:
     """Say once that there are too many connections."""
-    log.warning("too many connections: idle ones are closed", extra={"most": count})
+    log.warning("too many connections", extra={"most": count})
 
 
 def raise_file_limit(wanted: int) -> int:

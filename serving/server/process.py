@@ -1,6 +1,7 @@
 """From the start of `patchnet serve` to its end."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import signal
@@ -73,6 +74,8 @@ async def run(
 
     It does not return, because Python would wait for threads that nobody waits for any more.
     """
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)  # lists of pixels are no garbage: looking for it would take longer
     metrics = Metrics()
     model = Model(options, versions, metrics)
     server = http_server(
