@@ -181,12 +181,12 @@ def test_networks_that_rescale_inside_take_pixels_of_255():
 
 
 NETWORKS = [
-    ("VGG16", "block3_pool", (48, 48)),
+    ("VGG16", "block3_pool", (96, 96)),
     ("ResNet50", "conv3_block1_out", (160, 160)),
     ("ResNet50V2", "conv3_block1_out", (160, 160)),
     ("MobileNetV2", "block_4_add", (96, 96)),
     ("DenseNet121", "conv3_block2_concat", (192, 192)),
-    ("Xception", "block3_sepconv1_bn", (120, 120)),
+    ("Xception", "block3_sepconv1_bn", (118, 118)),
     ("ConvNeXtTiny", "convnext_tiny_stage_0_block_1_identity", (160, 160)),
     ("InceptionV3", "mixed0", (200, 200)),
 ]
@@ -198,5 +198,4 @@ NETWORKS = [
 )
 def test_networks_of_keras_are_local(name, layer, size, rng):
     model = getattr(keras.applications, name)(weights=None, include_top=False)
-    S = check_local(model, layer, size, rng, strides=(2,))
-    print(name, S.patch_size, S.stride)
+    check_local(model, layer, size, rng, strides=(2,))

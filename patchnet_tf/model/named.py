@@ -12,6 +12,9 @@ from ..errors import InputError, one_line
 from .lite import BLOCK_ENDS, EfficientNetLite0, load_lite_weights
 from .unpadded import Reorder
 
+# Of images that networks were trained on, where it changes how their branches meet.
+SIZES = {"Xception": 299, "NASNetMobile": 224, "NASNetLarge": 331}
+
 
 class Pixels(NamedTuple):
     """How a network wants its pixels: (x - mean) / std of pixels x in 0..1, a number for each channel."""
@@ -68,7 +71,10 @@ def _load(maker: Callable, name: str, weights: str | Path | None) -> keras.Model
     # A file may hold the head too, which Keras wants to know beforehand.
     for include_top in (False, True):
         try:
-            return maker(include_top=include_top, weights=weights and str(weights))
+            options = {"include_top": include_top, "weights": weights and str(weights)}
+            if (size := SIZES.get(maker.__name__)) is not None:
+                options["input_shape"] = (size, size, 3)
+            return maker(**options)
         except Exception as error:
             # Whatever is wrong with a file or a connection: h5py, Keras and urllib raise many kinds.
             failure = error
