@@ -116,20 +116,20 @@ def _replace(places: dict[int, Result], arguments: tuple) -> tuple:
     )
 
 
-def run_calls(calls: Sequence[Call], image: Any, call: Callable[[Call, list], Any] = Call.apply) -> Any:
+def run_calls(calls: Sequence[Call], image: Any, make: Callable[[int, list], Any]) -> Any:
     """Make the calls in order, from the image on, and return what the last one returns.
 
     Args:
         calls: the first of them is the model's input.
         image: what that stands for.
-        call: makes one call, given the results so far; another way to make it where it is not `Call.apply`.
+        make: makes the call of a number, given the results so far.
     """
     # What nobody reads any more is let go.
-    last_use = {source: n for n, made in enumerate(calls) for source in made.inputs}
+    last_use = {source: n for n, call in enumerate(calls) for source in call.inputs}
     results = [image]
-    for n, made in enumerate(calls[1:], 1):
-        results.append(call(made, results))
-        for source in made.inputs:
+    for n, call in enumerate(calls[1:], 1):
+        results.append(make(n, results))
+        for source in call.inputs:
             if last_use[source] == n:
                 results[source] = None
     return results[-1]

@@ -19,6 +19,7 @@ from keras import ops
 from .dense import split
 from .graph import Call, list_calls, run_calls
 from .layers import PACKAGE, at_least_zero, check_positive
+from .localize import Align
 from .patchwise import EveryPatch, one_by_one
 
 
@@ -58,6 +59,7 @@ class PhaseMap(EveryPatch):
         self.strides = strides(self.calls)
         self.grid = grid(self.stride, layer.stride, self.strides)
         self.phases = layer.stride // self.grid  # along each side
+        self.kept, self.splits, self.unsplit = plan(self.calls, self.strides, self.grid)
 
     def call(self, images: Any, training: bool | None = None) -> Any:
         """Decide every patch of (B, H, W, C)."""
@@ -85,19 +87,15 @@ class PhaseMap(EveryPatch):
         x = ops.cast(self.layer.head(x, training=training)[..., 0], "float32")
         if not self.logits:
             x = self.layer.decision(x)
-        x = interleave(x, q)[:, :rows, :columns]
+        x = interleave(x, q // self.unsplit)[:, :rows, :columns]
         step = self.stride // g
         return x[:, ::step, ::step] if step > 1 else x
 
-    def at_grid(self, call: Call, results: Any) -> Any:
-        """Make one call, a strided one on all windows that the grid needs, split into phases."""
-        stride = self.strides[call.inputs[0]], getattr(call.operation, "strides", (1, 1))[0]
-        if stride[1] == 1:
-            return call.apply(results)
-        before, after = stride[0], stride[0] * stride[1]
-        keep = math.gcd(after, self.grid) // math.gcd(before, self.grid)
-        x = at_stride(call.operation, results[call.inputs[0]], keep)
-        return split_phases(x, stride[1] // keep, before // math.gcd(before, self.grid))
+    def at_grid(self, n: int, results: list) -> Any:
+        """Make call n, a strided one on all windows that the grid needs, and split what it returns."""
+        call, keep = self.calls[n], self.kept.get(n)
+        x = call.apply(results) if keep is None else at_stride(call.operation, results[call.inputs[0]], keep)
+        return split_phases(x, *self.splits[n]) if n in self.splits else x
 
     def in_tiles(self, images: Any, rows: Any, columns: Any, side: int, training: bool | None) -> Any:
         """Decide every patch, tile by tile, each of at most side x side patches."""
@@ -150,6 +148,47 @@ def grid(stride: int, own: int, strides: list[int]) -> int:
     """
     g = math.gcd(stride, own)
     return g if all(s % g == 0 or g % s == 0 for s in strides) else 1
+
+
+def plan(calls: list[Call], strides: list[int], grid: int) -> tuple[dict, dict, int]:
+    """Plan at what stride to run the strided calls, and after which calls to split maps into phases.
+
+    What a strided call returns is split later if that is cheaper: layers that work on each unit alone do not
+    mind that phases are still one map, so it is split where it has the fewest channels, or never.
+
+    Returns:
+        By the number of the call: the strides, and the arguments (t, q) of `split_phases`; and t of the
+        phases that are still one map at the end.
+    """
+    readers: list[list[int]] = [[] for _ in calls]
+    for n, call in enumerate(calls):
+        for source in call.inputs:
+            readers[source].append(n)
+    kept, splits, unsplit = {}, {}, 1
+    for n, call in enumerate(calls[1:], 1):
+        before, after = strides[call.inputs[0]], strides[n]
+        if before == after:
+            continue
+        whole = math.gcd(before, grid), math.gcd(after, grid)
+        kept[n] = whole[1] // whole[0]
+        t = after // before // kept[n]
+        chain = [n]
+        while len(readers[chain[-1]]) == 1 and on_each_unit(calls[readers[chain[-1]][0]]):
+            chain += readers[chain[-1]]
+        if chain[-1] == len(calls) - 1:
+            unsplit = t
+        elif t > 1:
+            width = {m: calls[readers[m][0]].shapes[0][-1] for m in chain}
+            splits[min(chain, key=width.get)] = t, before // whole[0]
+    return kept, splits, unsplit
+
+
+def on_each_unit(call: Call) -> bool:
+    """Whether a call does to each unit of one map what it does to any, wherever it is."""
+    layer = call.operation
+    size = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", (1, 1))
+    stays = tuple(size) == tuple(getattr(layer, "strides", (1, 1))) == (1, 1)
+    return len(call.inputs) == 1 and stays and not isinstance(layer, (keras.layers.Cropping2D, Align))
 
 
 def at_stride(layer: Any, x: Any, stride: int) -> Any:
