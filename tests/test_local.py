@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers
 
@@ -515,14 +515,19 @@ def random_layer(x, kind, kernel, stride, padding):
             return layers.Concatenate()([y, layers.MaxPooling2D(3, stride, "same")(x)])
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
-@given(drawn=st.lists(LAYERS, min_size=1, max_size=3), seed=st.integers(0, 99), stride=st.integers(2, 6))
-def test_random_networks_are_local_and_the_same_at_every_patch(drawn, seed, stride):
-    rng = np.random.default_rng(seed)
-    image = x = keras.Input((None, None, 2))
+def random_network(size, drawn):
+    image = x = keras.Input((size, size, 2))
     for layer in drawn:
         x = random_layer(x, *layer)
-    model = keras.Model(image, layers.Conv2D(3, 2, name="last")(x))
-    S = pn.local_network(model, "last", hidden=0)
-    side = -(-(3 * S.patch_size + 2 * S.stride) // S.stride) * S.stride  # so that all strides divide it
-    check_local(model, "last", (side, side), rng, strides=(1, stride))
+    return keras.Model(image, layers.Conv2D(3, 2, name="last")(x))
+
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)  # a network takes seconds: too long to look for the smallest that fails
+@given(drawn=st.lists(LAYERS, min_size=1, max_size=3), seed=st.integers(0, 99), stride=st.integers(2, 6))
+def test_random_networks_are_local_and_the_same_at_every_patch(drawn, seed, stride):
+    S = pn.local_network(random_network(None, drawn), "last", hidden=0)
+    size = 3 * S.patch_size + 2 * S.stride + seed % 4
+    rng = np.random.default_rng(seed)
+    check_local(random_network(size, drawn), "last", (size, size), rng, strides=(1, stride))
