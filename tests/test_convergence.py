@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from patchnet_tf.cli import studying
+from patchnet_tf.cli.tables import convergence_table
 from patchnet_tf.config import load_config
 from patchnet_tf.data import load_dataset
 from patchnet_tf.model.patchnet import PatchNet
 from patchnet_tf.studies import convergence
-from patchnet_tf.studies.convergence import closed_form, fit, measure, patch_images
+from patchnet_tf.studies.convergence import closed_form, cross_entropy, fit, measure, patch_images
 
 ROOT = Path(__file__).parents[1]
 PAPERS = ROOT / "configs" / "convergence.yaml"
@@ -37,6 +39,72 @@ def test_closed_form_is_where_the_loss_is_smallest(a, b):
 def test_closed_form_of_the_papers_examples():
     assert closed_form(48, 16) == closed_form(3, 1) == pytest.approx(1 / 3)
     assert closed_form(16, 48) == 0
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"), [(0.851, 0.149, 0.612), (3, 1, 0.549), (1, 1, 0.347), (1, 3, 0.144)]
+)
+def test_lowest_loss_of_the_mean(a, b, expected):
+    """Half of log(4a) while b < a, half of log(1 / b) above; shares."""
+    lowest = cross_entropy(a, b, closed_form(a, b), 1.0)
+    share = b / (a + b)
+    formula = np.log(4 * (1 - share)) / 2 if b < a else np.log(1 / share) / 2
+    assert lowest == pytest.approx(formula)
+    assert lowest == pytest.approx(expected, abs=0.0005)
+
+
+def lse_loss(z, a, b, r):
+    """The mean cross-entropy of both images, G's probability being pooled from all logits one by one."""
+    logits = np.array([z[0]] * a + [z[1]] * b)
+    pooled = logits.max() + np.log(np.mean(np.exp(r * (logits - logits.max())))) / r
+    return (np.log1p(np.exp(z[0])) + np.log1p(np.exp(-pooled))) / 2
+
+
+@pytest.mark.parametrize("r", [0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 4.0, 100.0])
+@pytest.mark.parametrize(("a", "b"), [(39, 1), (15, 1), (13, 3), (8, 8), (3, 13)])
+def test_closed_form_of_lse_is_where_the_loss_is_smallest(a, b, r):
+    """Searched from three starts over both logits, within the limits of `Decision`."""
+    starts = [(0, 0), (-6, 6), (-12.9, 12.9)]
+    options = {"ftol": 1e-15, "gtol": 1e-12}
+    searches = [
+        minimize(lse_loss, start, args=(a, b, r), bounds=[(-13, 13)] * 2, options=options) for start in starts
+    ]
+    best = min(searches, key=lambda search: search.fun)
+    p0, p1 = 1 / (1 + np.exp(-best.x))
+    assert closed_form(a, b, r) == pytest.approx(p0, abs=1e-4)
+    assert p1 == pytest.approx(1, abs=1e-4)
+    lowest = cross_entropy(a, b, closed_form(a, b, r), 1.0, r)
+    assert lowest == pytest.approx(best.fun, rel=1e-3)
+    assert lowest <= best.fun + 1e-9
+    assert lowest == pytest.approx(
+        lse_loss((np.log(closed_form(a, b, r) / (1 - closed_form(a, b, r))), 13), a, b, r)
+    )
+
+
+@given(r=st.floats(0.01, 100), share=st.floats(0.001, 0.999))
+@settings(deadline=None, max_examples=40)
+def test_lse_has_no_floor_that_a_grid_would_find_lower(r, share):
+    """Shares that are no counts of patches; r < 1 has one minimum, r >= 1 ends at the limit."""
+    z0 = np.linspace(-13, 13, 2001)
+    pooled = np.logaddexp(np.log1p(-share) + r * z0, np.log(share) + r * 13) / r
+    losses = (np.logaddexp(0, z0) + np.logaddexp(0, -pooled)) / 2
+    p0 = closed_form(1 - share, share, r)
+    assert cross_entropy(1 - share, share, p0, 1.0, r) <= losses.min() + 1e-12
+    if r >= 1:
+        assert p0 == pytest.approx(1 / (1 + np.exp(13)), rel=1e-6)
+
+
+def test_lse_with_what_tells_the_classes_apart_in_class_0():
+    """The common patches have the logit -log(a) / 2r, and the loss falls little below log 2."""
+    a, r = 0.851, 4.0
+
+    def loss(z):  # the share 1 - a of class 0 has a logit of its own
+        pooled = np.logaddexp(np.log(a) + r * z[0], np.log1p(-a) + r * z[1]) / r
+        return (np.logaddexp(0, pooled) + np.logaddexp(0, -z[0])) / 2
+
+    best = minimize(loss, (0, 0), bounds=[(-13, 13)] * 2, options={"ftol": 1e-15})
+    assert best.x[0] == pytest.approx(-np.log(a) / (2 * r), abs=1e-3)
+    assert best.fun == pytest.approx(0.683, abs=0.0005)
 
 
 def test_patch_images():
@@ -73,6 +141,21 @@ def test_training_ends_at_the_closed_form(white):
     assert found.p1 == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.parametrize("white", [1, 6, 10])
+@pytest.mark.parametrize("r", [0.1, 4.0])
+def test_training_with_lse_ends_at_the_closed_form(white, r):
+    images = patch_images(4, white, patch_size=6)
+    lse = {"pooling": "lse", "sharpness": r}
+    net = fit(images, steps=300, learning_rate=1e-2, patch_size=6, filters=4, depth=2, **lse)
+    found = measure(net, images[1])
+    assert (found.a, found.b, found.sharpness) == (16 - white, white, r)
+    assert found.p0 == pytest.approx(closed_form(16 - white, white, r), abs=0.02)
+    assert found.p1 == pytest.approx(1, abs=0.02)
+    lowest = cross_entropy(16 - white, white, closed_form(16 - white, white, r), 1.0, r)
+    assert found.loss == pytest.approx(lowest, abs=0.02)
+    assert found.loss == pytest.approx(net.evaluate(images, np.array([[0.0], [1.0]]), verbose=0), abs=1e-4)
+
+
 def test_pictures_and_figures(tmp_path, monkeypatch):
     """A quick S on small images; the sweep at one ratio."""
     monkeypatch.setattr(convergence, "WHITE", (8,))
@@ -85,16 +168,22 @@ def test_pictures_and_figures(tmp_path, monkeypatch):
     assert (written["square"]["a"], written["square"]["b"]) == (12, 4)  # 4 x 4 patches of 16 pixels
     assert written["square"]["closed_form"] == {"p0": pytest.approx(1 / 3), "p1": 1}
     assert written["square"]["paper"] == {"p0": 0.333, "p1": 0.982}
-    assert [(point["a"], point["b"]) for point in written["sweep"]] == [(8, 8)]
-    for name in ("heatmap", "sweep"):
+    assert [(point["a"], point["b"], point["sharpness"]) for point in written["sweep"]] == [(8, 8, None)]
+    lse = [(point["a"], point["b"], point["sharpness"]) for point in written["sweep_lse"]]
+    assert lse == [(8, 8, 0.1), (8, 8, 4.0)]
+    assert written["sweep_lse"][0]["closed_form"] == {"p0": closed_form(8, 8, 0.1), "p1": 1}
+    for name in ("heatmap", "sweep", "pooling"):
         picture = cv2.imread(str(tmp_path / "run" / f"{name}.png"))
         assert picture.shape[0] > 400
         assert 2 < picture.std() < 200
+    labels = list(convergence_table(written).columns[0].cells)
+    assert labels[2:] == ["16, small S", "16, lse, r = 0.1", "16, lse, r = 4"]
     # Finished, so measured again and not trained again.
     before = (tmp_path / "run" / "history.csv").read_text()
     again = convergence.converge(config, tmp_path / "run", with_sweep=False)
     assert again == {key: found[key] for key in ("square", "four_patches")}
     assert (tmp_path / "run" / "history.csv").read_text() == before
+    assert not (tmp_path / "run" / "pooling.png").exists()
 
 
 def test_command(patchnet, tmp_path, monkeypatch):

@@ -54,6 +54,22 @@ def test_convergence_places_points_by_their_values():
     assert right[0] == pytest.approx(low[0], abs=2)
 
 
+def test_poolings_place_points_by_their_values():
+    def centres(p0, loss):
+        curves = {"mean": ([0, 1], [0, 1], [0, 1]), "lse": ([], [], [])}
+        picture = plots.poolings(curves, {"mean": ([], [], []), "lse": ([0.2], [p0], [loss])}, title="title")
+        found = blue(picture)
+        left = found[:, 1] < picture.shape[1] / 2
+        beside = ~left & (found[:, 1] < 0.75 * picture.shape[1])  # not the legend at the right
+        return np.median(found[left], axis=0), np.median(found[beside], axis=0)
+
+    (low, right_high), (high, right_low) = centres(0.1, 0.9), centres(0.9, 0.1)
+    assert high[0] < low[0] - 100
+    assert right_high[0] < right_low[0] - 100
+    assert high[1] == pytest.approx(low[1], abs=2)
+    assert right_high[0] == pytest.approx(high[0], abs=2)
+
+
 def test_by_patch_size_has_a_chart_for_each_figure_and_leaves_gaps():
     one = {"loss": [(0.4, 0.3, 0.5), (0.2, None, None)]}
     two = {**one, "accuracy": [(0.9, 0.8, 1.0), (None, None, None)]}

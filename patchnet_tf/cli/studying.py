@@ -23,15 +23,20 @@ def convergence(
         ),
     ] = None,
     sweep: Annotated[
-        bool, typer.Option("--sweep/--no-sweep", help="Also train a small S at ten other ratios of patches.")
+        bool,
+        typer.Option(
+            "--sweep/--no-sweep",
+            help="Also train a small S at ten other ratios of patches, and with log-mean-exp.",
+        ),
     ] = True,
 ) -> None:
     """Show that training ends where the paper's Appendix A says: black images against a white square.
 
     Where the image of class 1 has a black patches and b others, the decisions should approach
     p0 = max(0, (a - b) / (2a)) on black patches and p1 = 1 on the others. Trains on images of 128 x 128
-    pixels and on images of four patches, then with a small S at ten ratios b / a, without any data. Writes
-    convergence.json, heatmap.png and sweep.png. What was interrupted continues.
+    pixels and on images of four patches, then with a small S at ten ratios b / a, and with log-mean-exp in
+    place of the average, without any data. Writes convergence.json, heatmap.png, sweep.png and pooling.png.
+    What was interrupted continues.
 
     Example: patchnet convergence --out runs/appendix
     """

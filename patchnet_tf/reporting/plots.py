@@ -111,6 +111,43 @@ def convergence(
     return drawn(figure)
 
 
+def poolings(
+    curves: Mapping[str, tuple[Any, Any, Any]],
+    points: Mapping[str, tuple[Any, Any, Any]],
+    *,
+    title: str,
+) -> np.ndarray:
+    """Draw decisions about black patches, and the loss beside them, for each pooling.
+
+    Args:
+        curves: name of a pooling to (share of white patches, p0, loss) of the closed form: lines.
+        points: the same names to what was measured: markers.
+        title: above the picture.
+
+    Example:
+        >>> curves = {"mean": ([0, 1], [0.5, 0], [0.7, 0])}
+        >>> picture = poolings(curves, {"mean": ([1], [0.01], [0.02])}, title="mean")
+    """
+    figure = page(9.5, 4.2, title)
+    pair = figure.subplots(1, 2)
+    looks = zip(curves, ("-", "--", ":"), "o^s", (INK, BLUE, RED), strict=False)
+    for name, dash, marker, colour in looks:
+        x, *lines = curves[name]
+        at, *values = points[name]
+        for axes, line, value in zip(pair, lines, values, strict=True):
+            axes.plot(x, line, dash, color=colour, linewidth=1.5)
+            axes.plot(at, value, marker, color=colour, markersize=7, fillstyle="none")
+            axes.plot([], [], marker + dash, color=colour, fillstyle="none", label=name)
+    for axes, label in zip(
+        pair, ("p0, decision about a black patch", "loss, mean of both images"), strict=True
+    ):
+        axes.set(xlabel="b / (a + b), share of white patches in class 1", ylabel=label)
+        axes.set_ylim(bottom=-0.02)
+        plain(axes)
+    pair[1].legend(loc="upper right", frameon=False)
+    return drawn(figure)
+
+
 def by_patch_size(
     sizes: Sequence[int],
     figures: Mapping[str, Sequence[tuple[float, float, float]]],

@@ -11,10 +11,15 @@ and positive above it. So
     p0 = max(0, (a - b) / (2a)),    p1 = 1.
 
 Black patches keep a decision above 0 as long as they are the larger part of class 1: they are in both
-classes, and G's average over the image of class 1 needs them. docs/convergence.md says more.
+classes, and G's average over the image of class 1 needs them.
+
+With log-mean-exp in place of the average they are free to become black, unless r is small: see `closed_form`.
+docs/convergence.md says more.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import exp, log
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,7 @@ from ..data import load_dataset
 from ..files import write_json
 from ..images.pictures import save_png
 from ..model.heatmaps import Drawing, heatmap_model
+from ..model.layers import Decision
 from ..model.patchnet import PatchNet
 from ..progress import Progress, silent
 from ..reporting import plots
@@ -38,6 +44,8 @@ PAPER = {"p0": 0.333, "p1": 0.982}  # of the example with 128 x 128 pixels
 SIDE, WHITE = 4, range(1, 11)
 SMALL = {"patch_size": 8, "filters": 8, "depth": 3}
 SMALL_STEPS, SMALL_RATE = 300, 1e-2
+# With log-mean-exp it takes every third b, with PatchNet's default r and with one so small that p0 is not 0.
+SHARPNESS, EVERY = (0.1, 4.0), 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Decisions:
         p0: mean Q of the black patches.
         p1: mean Q of the others, with which G(class 1) = (a p0 + b p1) / (a + b).
         p1_range: smallest and largest Q of the others, which differ where they are not alike.
+        sharpness: r, if G pools by log-mean-exp; None if it averages.
     """
 
     a: int
@@ -57,22 +66,83 @@ class Decisions:
     p0: float
     p1: float
     p1_range: tuple[float, float]
+    sharpness: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures and, beside them, the closed form."""
-        return asdict(self) | {"closed_form": {"p0": closed_form(self.a, self.b), "p1": 1.0}}
+        return asdict(self) | {"closed_form": {"p0": self.limit, "p1": 1.0}}
+
+    @property
+    def limit(self) -> float:
+        """p0 of the closed form."""
+        return closed_form(self.a, self.b, self.sharpness)
+
+    @property
+    def loss(self) -> float:
+        """The cross-entropy of these decisions, as if the others were all alike."""
+        return cross_entropy(self.a, self.b, self.p0, self.p1, self.sharpness)
 
 
-def closed_form(a: float, b: float) -> float:
+def closed_form(a: float, b: float, sharpness: float | None = None) -> float:
     """Return p0 at the minimum of the loss, for `a` black patches and `b` others in the image of class 1.
 
-    Numbers of patches, or their shares.
+    With log-mean-exp, shares a + b = 1 and logits within -L..L, z1 = L, and dL/dz0 has the sign of
+
+        b exp(r L) + exp((1 + r) m) - a exp((r - 1) z0),    m = (1/r) log(a exp(r z0) + b exp(r L)),
+
+    which grows with z0 where r <= 1: the minimum is at its zero, or at z0 = -L where it is positive already.
+    Where r > 1 it is positive everywhere.
+
+    Args:
+        a: number of black patches, or their share.
+        b: number of the others, or their share; with r > 1 at least exp(-13 r) a.
+        sharpness: r of log-mean-exp; None for the average.
 
     Example:
         >>> closed_form(48, 16)  # 1 / 3
         0.3333333333333333
+        >>> closed_form(48, 16, sharpness=0.1)
+        0.0126
     """
-    return max(0.0, (a - b) / (2 * a))
+    if sharpness is None:
+        return max(0.0, (a - b) / (2 * a))
+    r, most = sharpness, Decision.LIMIT
+    low, high = -most, most
+    for _ in range(60):  # halved until float64 tells no difference
+        z0 = (low + high) / 2
+        pooled = pooled_logit(a, b, z0, most, r)
+        if np.logaddexp(log(b / (a + b)) + r * most, (1 + r) * pooled) > log(a / (a + b)) + (r - 1) * z0:
+            high = z0
+        else:
+            low = z0
+    return 1 / (1 + exp(-high))
+
+
+def cross_entropy(a: float, b: float, p0: float, p1: float, sharpness: float | None = None) -> float:
+    """Return the mean cross-entropy of the two images, where S decides `p0` and `p1`.
+
+    Args:
+        a: number of black patches in the image of class 1, or their share.
+        b: number of the others, or their share.
+        p0: Q of the black patches, below 1.
+        p1: Q of the others.
+        sharpness: r of log-mean-exp; None for the average.
+
+    Example:
+        >>> cross_entropy(0.851, 0.149, closed_form(0.851, 0.149), 1.0)
+        0.612
+    """
+    if sharpness is None:
+        return -(log(1 - p0) + log((a * p0 + b * p1) / (a + b))) / 2
+    end = 1 / (1 + exp(Decision.LIMIT))
+    p0, p1 = (min(max(p, end), 1 - end) for p in (p0, p1))
+    z0, z1 = log(p0 / (1 - p0)), log(p1 / (1 - p1))
+    return float(np.logaddexp(0, z0) + np.logaddexp(0, -pooled_logit(a, b, z0, z1, sharpness))) / 2
+
+
+def pooled_logit(a: float, b: float, z0: float, z1: float, r: float) -> float:
+    """Return (1/r) log mean exp(r z) of `a` logits z0 and `b` logits z1."""
+    return float(np.logaddexp(log(a) + r * z0, log(b) + r * z1) - log(a + b)) / r
 
 
 def patch_images(side: int, white: int, patch_size: int) -> np.ndarray:
@@ -136,6 +206,7 @@ def measure(model: PatchNet, image: np.ndarray) -> Decisions:
         float(q[black].mean()),
         float(p1.mean()),
         (float(p1.min()), float(p1.max())),
+        getattr(model.pooling, "sharpness", None),
     )
 
 
@@ -156,14 +227,27 @@ def four_patches(config: Config) -> Decisions:
 
 def sweep(progress: Progress = silent) -> list[Decisions]:
     """Train a small S on images of 4 x 4 patches, 1 to 10 of them white, from the start each time."""
-    found = []
-    for k, white in enumerate(WHITE):
-        progress("sweep", k, len(WHITE), f"{white} of {SIDE * SIDE} patches white")
+    return train_small([(white, {}) for white in WHITE], "sweep", progress)
+
+
+def sweep_lse(progress: Progress = silent) -> list[Decisions]:
+    """Train the same S with log-mean-exp, with each r at a few numbers of white patches."""
+    pooling = [{"pooling": "lse", "sharpness": r} for r in SHARPNESS]
+    return train_small(
+        [(white, lse) for lse in pooling for white in WHITE[::EVERY]], "sweep of lse", progress
+    )
+
+
+def train_small(runs: Sequence[tuple[int, dict[str, Any]]], task: str, progress: Progress) -> list[Decisions]:
+    """Train the small S from the start for each number of white patches, with arguments for its PatchNet."""
+    measured = []
+    for k, (white, model) in enumerate(runs):
+        progress(task, k, len(runs), f"{white} of {SIDE * SIDE} patches white")
         images = patch_images(SIDE, white, SMALL["patch_size"])
-        net = fit(images, steps=SMALL_STEPS, learning_rate=SMALL_RATE, **SMALL)
-        found.append(measure(net, images[1]))
-    progress("sweep", len(WHITE), len(WHITE))
-    return found
+        net = fit(images, steps=SMALL_STEPS, learning_rate=SMALL_RATE, **SMALL, **model)
+        measured.append(measure(net, images[1]))
+    progress(task, len(runs), len(runs))
+    return measured
 
 
 def converge(
@@ -174,13 +258,13 @@ def converge(
     Args:
         config: a configuration whose data are of the kind "squares"; configs/convergence.yaml.
         folder: the run folder; a run that is there is continued, a finished one measured again.
-        with_sweep: also train on images with other b / a.
+        with_sweep: also train on images with other b / a, and with log-mean-exp.
         progress: told after each step.
 
     Returns:
-        What is in convergence.json: "square", "four_patches" and, with the sweep, "sweep", a list; each
-        has the figures of `Decisions` and "closed_form", the first also the "paper"'s. Beside it are
-        written heatmap.png and, with the sweep, sweep.png.
+        What is in convergence.json: "square", "four_patches" and, with the sweep, the lists "sweep" and
+        "sweep_lse"; each has the figures of `Decisions` and "closed_form", the first also the "paper"'s.
+        Beside it are written heatmap.png and, with the sweep, sweep.png and pooling.png.
 
     Raises:
         InputError: the folder holds something else.
@@ -206,11 +290,14 @@ def converge(
         "four_patches": four.to_json(),
     }
     if with_sweep:
-        points = sweep(progress)
-        found["sweep"] = [point.to_json() for point in points]
-        save_png(draw_sweep(points, four, square), folder / "sweep.png")
+        averaged, pooled = sweep(progress), sweep_lse(progress)
+        found["sweep"] = [point.to_json() for point in averaged]
+        found["sweep_lse"] = [point.to_json() for point in pooled]
+        save_png(draw_sweep(averaged, four, square), folder / "sweep.png")
+        save_png(draw_poolings([*averaged, *pooled]), folder / "pooling.png")
     else:
-        (folder / "sweep.png").unlink(missing_ok=True)  # an earlier one would be of other figures
+        for name in ("sweep.png", "pooling.png"):  # earlier ones would be of other figures
+            (folder / name).unlink(missing_ok=True)
     write_json(folder / "convergence.json", found)
     return found
 
@@ -220,7 +307,7 @@ def draw_square(config: Config, model: keras.Model, image: np.ndarray, heatmap: 
     p = config.model.patch_size
     q, _ = decide(model, image)
     here = measure(model, image)
-    limit = closed_form(here.a, here.b)
+    limit = here.limit
     return plots.decisions(
         image,
         q.reshape(-(-image.shape[0] // p), -1),
@@ -252,4 +339,22 @@ def draw_sweep(points: list[Decisions], four: Decisions, square: Decisions) -> n
             "p0, 64 patches, 16 touch the white square": measured([square], "p0"),
         },
         title="What PatchNets decide about black patches, p0, and white ones, p1, after training",
+    )
+
+
+def draw_poolings(points: list[Decisions]) -> np.ndarray:
+    """Draw p0 and the loss of either pooling, what was measured on the curves of the closed form."""
+    shares = np.linspace(0.005, 0.7, 140)
+    curves, measured = {}, {}
+    for r in dict.fromkeys(point.sharpness for point in points):
+        name = "mean" if r is None else f"lse, r = {r:g}"
+        limits = [closed_form(1 - b, b, r) for b in shares]
+        losses = [cross_entropy(1 - b, b, p0, 1.0, r) for b, p0 in zip(shares, limits, strict=True)]
+        curves[name] = (shares, limits, losses)
+        here = [point for point in points if point.sharpness == r]
+        measured[name] = ([d.b / (d.a + d.b) for d in here], [d.p0 for d in here], [d.loss for d in here])
+    return plots.poolings(
+        curves,
+        measured,
+        title="By the share of white patches: closed form (lines) and trained PatchNets (markers)",
     )
