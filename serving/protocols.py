@@ -47,7 +47,7 @@ class Limits:
 
     @property
     def max_values(self) -> int:
-        """The values in a request's JSON: numbers, lists, ...; pixels as lists of three are four each."""
+        """The values in a request's JSON: as many as the largest image has, whose pixels are lists."""
         return 5 * self.max_pixels + 2**16
 
 

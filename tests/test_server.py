@@ -667,10 +667,17 @@ def test_pixels_in_json_are_read_in_parts():
             assert read_json(text.encode(), 10**7) == content
             with pytest.raises(InputError, match="not JSON"):
                 read_json(text.encode()[:-1], 10**7)
+    numbers = b"[" + b"1," * 50_000
+    for broken in (numbers + b"]", numbers[:-1] + b",,1]", numbers + b",1]", b"[," + numbers[1:] + b"1]"):
+        with pytest.raises(InputError, match="not JSON"):
+            read_json(broken, 10**7)
+    assert read_json(numbers + b" 1 ] ", 10**7) == [1] * 50_001
     for broken in (b"[[1,2,],[3]]", b"[1 2]", b"[[1],[2]", b"[[1][2]]", b"[1],[2]"):
         with pytest.raises(InputError, match="not JSON"):
-            read_json(b'{"a":' + b" " * 70_000 + broken + b"," * 0 + b"}" + b" ", 10**7)
+            read_json(b'{"a":' + b" " * 70_000 + broken + b"}", 10**7)
     with pytest.raises(InputError, match="pixels as lists of numbers, or files in base64"):
+        read_json(b"[" + b'"",' * 300_000 + b"1]", 10**7)
+    with pytest.raises(InputError, match="values in JSON"):
         read_json(b"[" + b"{}," * 300_000 + b"1]", 10**7)
     with pytest.raises(InputError, match="at most 10 values in JSON"):
         read_json(json.dumps(rows).encode(), 10)
@@ -877,8 +884,15 @@ def test_v2_by_grpc(served, direct):
         ):
             [_, raw] = stub.ModelInfer(request(**contents)).raw_output_contents
             assert raw == expected.heatmap.tobytes()
-        with pytest.raises(grpc.RpcError):
-            stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="cells"))
+        for call in (
+            lambda: stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="cells")),
+            lambda: stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="cells")),
+        ):
+            with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
+                call()
+        with pytest.raises(grpc.RpcError, match="not a ModelInferRequest") as caught:
+            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"\xff\xff")
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         for bad, code, message in (
             (request(), "INVALID_ARGUMENT", "429 numbers"),
             (request(raw=IMAGE.tobytes()[1:]), "INVALID_ARGUMENT", "429 numbers.*Received: 428"),
@@ -901,6 +915,7 @@ def test_v2_by_grpc(served, direct):
             ),
             (request(raw=bytes(100_001)), "RESOURCE_EXHAUSTED", "larger than max"),
             (pb.ModelInferRequest(model_name="cells"), "INVALID_ARGUMENT", "expected one"),
+            (request(raw=IMAGE.tobytes(), uint_contents=FLAT), "INVALID_ARGUMENT", "Received: both"),
             (
                 pb.ModelInferRequest(model_name="cells", raw_input_contents=[b"1"]),
                 "INVALID_ARGUMENT",
