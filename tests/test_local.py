@@ -4,8 +4,10 @@ import bisect
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow as tf
+import tf2onnx
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -455,6 +457,17 @@ def test_the_graph_is_plain(S):
     kinds = {operation.type for operation in graph.get_operations()}
     assert not kinds & {"While", "StatelessWhile", "If", "StatelessIf", "TensorListReserve"}
     assert "Conv2D" in kinds
+
+
+def test_onnx_runs_the_same_map_without_a_loop(S, rng):
+    function = tf.function(S.every_patch(), input_signature=[tf.TensorSpec((None, None, None, 3))])
+    model, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=18)
+    assert not {node.op_type for node in model.graph.node} & {"Loop", "If", "Scan"}
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for size in ((15, 15), (22, 27)):
+        images = rng.normal(size=(2, *size, 3)).astype("float32")
+        (heatmap,) = session.run(None, {session.get_inputs()[0].name: images})
+        np.testing.assert_allclose(heatmap, function(images), rtol=0, atol=1e-5)
 
 
 def test_logits_are_what_decisions_are_made_from(S, rng):
