@@ -21,13 +21,15 @@ from ..contract import (
     make_classes,
 )
 from ..errors import InputError
+from ..model.local import LocalNetwork
 from ..model.patchnet import PatchNet
+from ..model.subnet import PatchSubnet
 from ..serving.manifest import sha256
 from .signature import check_patchnet
 
 DESCRIPTION = (
-    "PatchNet (arXiv 1705.08078): the probability of class 1 is the mean decision of one small network over "
-    "the patches of the image, and the heatmap is that network's decision at every pixel."
+    "PatchNet (arXiv 1705.08078): the probability of class 1 is pooled from the decisions of one network "
+    "about the patches of the image, and the heatmap is that network's decision at every pixel."
 )
 DOCS = {
     IMAGE: "uint8 pixels, (batch, height, width, channels), 0 to 255; RGB where there are three channels.",
@@ -70,8 +72,9 @@ def describe(model: PatchNet, precision: str, contract: Contract, extra: Mapping
         "stride": str(model.stride),
         "crop": json.dumps(model.crop),
         "smallest_image": json.dumps(contract.smallest),
-        "filters": str(model.subnet.filters),
-        "depth": str(model.subnet.depth),
+        "border": model.border,
+        "subnet": json.dumps(summary(model.subnet)),
+        "pooling": json.dumps(summary(model.pooling)),
         "preprocessing": json.dumps([summary(layer) for layer in model.before_patches]),
         "Image.BitmapPixelFormat": {1: "Gray8", 3: "Rgb8"}.get(contract.pixels.channels, "Unknown"),
         "Image.ColorSpaceGamma": "SRGB",
@@ -94,9 +97,17 @@ def describe_run(folder: Path, config: Config) -> dict[str, str]:
 
 
 def summary(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Return a layer's class and the arguments that say what it does."""
+    """Return a layer's class and the arguments that say what it does; networks inside it by their name."""
+    if isinstance(layer, keras.Model) and not isinstance(layer, PatchSubnet | LocalNetwork):
+        return {"layer": type(layer).__name__, "name": layer.name}
     config = {k: v for k, v in layer.get_config().items() if k not in ("name", "trainable", "dtype")}
+    config |= {key: value["config"]["name"] for key, value in config.items() if is_network(value)}
     return {"layer": type(layer).__name__, **keras.saving.serialize_keras_object(config)}
+
+
+def is_network(value: Any) -> bool:
+    """Whether a value of a configuration is a whole network, which would fill pages."""
+    return isinstance(value, dict) and "layers" in (value.get("config") or {})
 
 
 def package_version() -> str:

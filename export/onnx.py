@@ -18,6 +18,7 @@ from ..config import SIDE
 from ..contract import HEATMAP, HEATMAP_WANTED, IMAGE, OUTPUTS, Contract
 from ..errors import InputError
 from ..model.layers import ExtractPatches, check_positive, gather_patches
+from ..model.local import LocalNetwork
 from ..model.patchnet import PatchNet
 from ..serving import Predictor
 from .comparison import TOLERANCE, Verification
@@ -170,13 +171,17 @@ class GatheredPatches(ExtractPatches):
 
 def convert(model: PatchNet) -> onnx.ModelProto:
     """Return the ONNX model, without names and metadata."""
-    outputs = signature(model, GatheredPatches, memory=MEMORY).python_function
+    # A local network is a plain graph of convolutions: its heatmap costs little more than its probability.
+    plain = isinstance(model.subnet, LocalNetwork)
+    memory = None if plain else MEMORY
+    outputs = signature(model, GatheredPatches, memory=memory).python_function
     # Any shape, also where it is fixed: of a known one TensorFlow would work out where each gather reads, and
     # store that in the file, which grew with the image. `label` declares the shape.
     spec = tf.TensorSpec((None, None, None, model.input_shape[-1]), tf.uint8, name=IMAGE)
     function = tf.function(outputs, autograph=False)
     converted, _ = tf2onnx.convert.from_function(function, input_signature=[spec], opset=OPSET)
-    make_optional(converted.graph, HEATMAP, HEATMAP_WANTED)
+    if not plain:
+        make_optional(converted.graph, HEATMAP, HEATMAP_WANTED)
     embed_constants(converted)
     return converted
 

@@ -18,7 +18,7 @@ def signature(
     model: PatchNet,
     patches: type[ExtractPatches] = ExtractPatches,
     outputs: Sequence[str] = OUTPUTS,
-    memory: int = MEMORY,
+    memory: int | None = MEMORY,
 ) -> Signature:
     """Return the function that is exported, as one graph for every size of image and of batch.
 

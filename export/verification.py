@@ -10,7 +10,7 @@ from .formats import open_exported
 from .metadata import contract_of, describe
 
 # Of the metadata, what two models differ in when they have different architectures.
-ARCHITECTURE = ("patch_size", "stride", "crop", "filters", "depth", "preprocessing")
+ARCHITECTURE = ("patch_size", "stride", "crop", "border", "subnet", "pooling", "preprocessing")
 
 
 def verify(model: PatchNet, path: str | Path, *, images: Any = None) -> Verification:

@@ -62,6 +62,9 @@ Rate = Annotated[float, Field(gt=0, lt=math.inf), expect("a number greater than 
 # The paper has 1.2; with 10 a hundredth of the image is left.
 Zoom = Annotated[float, Field(ge=1, le=10), expect("a number from 1 to 10")]
 Share = Annotated[float, Field(gt=0, le=1), expect("a number above 0, at most 1")]
+Units = Annotated[int, Field(ge=0, le=2**16), expect(f"a whole number from 0 to {2**16}")]
+Dropout = Annotated[float, Field(ge=0, lt=1), expect("a number from 0 to below 1")]
+Sharpness = Annotated[float, Field(ge=0.01, le=100), expect("a number from 0.01 to 100")]
 Flag = Annotated[bool, expect("true or false")]
 Text = Annotated[str, Field(min_length=1), expect("a text that is not empty")]
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$"), expect("a name of letters, digits, '_', '-' and '.'")]
@@ -94,7 +97,7 @@ class Section(BaseModel):
         """Return the values that make a run this run and no other: all but those marked `MayChange`.
 
         Returns:
-            {"model.depth": 7, ...}.
+            {"model.subnet.depth": 7, ...}.
         """
         values: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
@@ -257,6 +260,40 @@ class ModelSection(Section):
         tuple[Annotated[Step, Field(discriminator="kind")], ...], Field(strict=False)
     ] = ()
 
+    @property
+    def learning_rate(self) -> float | None:
+        """The learning rate that it wants instead of `training.learning_rate`, or None."""
+        return None
+
+
+class PaperSubnet(Section):
+    """The arguments of `PatchSubnet`, the paper's S."""
+
+    kind: Literal["paper"]
+    filters: Count = 64
+    depth: Depth = 7
+    padding: Annotated[Literal["same", "valid"], expect('"same" or "valid"')] = "same"
+
+
+class PretrainedSubnet(Section):
+    """S from a pretrained network made local; see `local_network`."""
+
+    kind: Literal["pretrained"]
+    network: Text = "efficientnet_lite0"  # or one of keras.applications
+    weights: Text | None = "imagenet"  # or the path of a file; None: random
+    hidden: Units = 64  # of the head; 0 makes it logistic
+    dropout: Dropout = 0.0  # of the head
+    fine_tune: Flag = False  # train the network too, not the head alone
+    fine_tune_rate: Rate = 1e-4  # the learning rate then, instead of training.learning_rate
+
+
+Subnet = PaperSubnet | PretrainedSubnet
+
+
+def paper_by_default(subnet: Any) -> Any:
+    """Add the kind that a section without one means."""
+    return {"kind": "paper", **subnet} if isinstance(subnet, dict) else subnet
+
 
 class PatchNetModel(ModelSection):
     """The arguments of `PatchNet`."""
@@ -264,11 +301,20 @@ class PatchNetModel(ModelSection):
     min_max_normalized = False
 
     kind: Literal["patchnet"]
-    patch_size: Count
-    stride: Count | None = None  # None: patch_size
-    filters: Count = 64
-    depth: Depth = 7
-    padding: Annotated[Literal["same", "valid"], expect('"same" or "valid"')] = "same"
+    patch_size: Count  # a pretrained network has some: 19, 35, 67, ... of efficientnet_lite0
+    stride: Count | None = None  # None: patch_size; of a pretrained network, its own
+    subnet: Annotated[Subnet, Field(discriminator="kind"), BeforeValidator(paper_by_default)] = PaperSubnet(
+        kind="paper"
+    )
+    pooling: Annotated[Literal["mean", "lse"], expect('"mean" or "lse"')] = "mean"
+    sharpness: Sharpness = 4.0  # of lse: r
+    border: Annotated[Literal["zero", "reflect"], expect('"zero" or "reflect"')] = "zero"
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The learning rate of a network that is fine-tuned."""
+        tuned = isinstance(self.subnet, PretrainedSubnet) and self.subnet.fine_tune
+        return self.subnet.fine_tune_rate if tuned else None
 
 
 class Vgg11Model(ModelSection):
@@ -298,6 +344,7 @@ class Training(Section):
     """How to train: the paper's Adam, batch and convergence."""
 
     learning_rate: Rate = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, lt=1), expect("a number from 0 to below 1")] = 0.0  # of AdamW
     batch_size: Count = 4
     epochs: Annotated[Count, MayChange()] = 10_000  # at most
     patience: Count = 1000
@@ -310,6 +357,8 @@ class Training(Section):
     distribution: (
         Annotated[Literal["mirrored", "data_parallel"], expect("null, mirrored or data_parallel")] | None
     ) = None
+    # MiB for the features of a frozen network, computed once for all epochs; more go into a file of the run.
+    feature_memory: Annotated[Count, MayChange()] = 1024
     snapshot_every: Count | None = None  # draw heatmaps of four validation images every so many epochs
     seed: Seed = 0
 
@@ -365,6 +414,7 @@ SECTIONS = {
     **{("data", kind): section for kind, section in by_kind(Data).items()},
     **{("model", kind): section for kind, section in by_kind(Model).items()},
     **{("model", "preprocessing", kind): section for kind, section in by_kind(Step).items()},
+    **{("model", "subnet", kind): section for kind, section in by_kind(Subnet).items()},
     ("comparison",): Comparison,
     ("comparison", "baselines"): Baselines,
     ("training",): Training,  # last: of two keys with one name it is likelier meant

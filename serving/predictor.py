@@ -74,6 +74,7 @@ class Predictor:
             raise FileNotFoundError(f"There is no model file {path}")
         manifest.check(path)
         self._session = open_session(path, PROVIDERS[device], threads)
+        self._can_switch = any(tensor.name == HEATMAP_WANTED for tensor in self._session.get_inputs())
         self.provider = self._session.get_providers()[0]
         if self.provider != PROVIDERS[device][0] and not allow_fallback:
             raise RuntimeError(
@@ -133,7 +134,9 @@ class Predictor:
 
     def _run(self, batch: np.ndarray, heatmap: bool, options: Any = None) -> list[np.ndarray]:
         """Return [probability, heatmap], or [probability] alone, of a batch (B, H, W, C)."""
-        feeds = {IMAGE: batch} if heatmap else {IMAGE: batch, HEATMAP_WANTED: np.array(False)}
+        feeds = {IMAGE: batch}
+        if not heatmap and self._can_switch:
+            feeds[HEATMAP_WANTED] = np.array(False)
         return self._session.run(OUTPUTS[: 1 + heatmap], feeds, options)
 
     def check(self, image: np.ndarray, what: str = "image") -> np.ndarray:

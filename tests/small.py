@@ -6,7 +6,7 @@ from PIL import Image
 SMALL = """
 name: small
 data: {kind: textures, size: 24, train: 8, val: 4, collages: 2, collage_size: 32}
-model: {patch_size: 8, filters: 4, depth: 2}
+model: {patch_size: 8, subnet: {filters: 4, depth: 2}}
 training: {epochs: 4, learning_rate: 1e-3, flips: true, seed: 1}
 """
 

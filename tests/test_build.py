@@ -25,7 +25,7 @@ def test_standardized_by_the_preprocessed_pixels_of_the_crop(rng, tmp_path):
     (tmp_path / "my.yaml").write_text(
         "name: my\n"
         "data: {kind: folder, path: images}\n"
-        "model: {patch_size: 5, filters: 2, depth: 1, crop: [6, 7],\n"
+        "model: {patch_size: 5, subnet: {filters: 2, depth: 1}, crop: [6, 7],\n"
         "        preprocessing: [{kind: gamma, gamma: 2}, {kind: shades_of_gray, norm: 4}]}\n"
     )
     config = load_config(tmp_path / "my.yaml")
@@ -48,7 +48,7 @@ def test_bad_model_leaves_no_folder(small, tmp_path):
         ("model.patch_size=25", "train images: expected at least 25 x 25"),
         ("model.crop=[30, 10]", "train images: expected at least 30 x 10"),
         ("model.crop=[6, 6]", "model: The crop must be at least as large as a patch"),
-        ("model={patch_size: 8, depth: 7, padding: valid}", "model: .*the smallest patch is 15"),
+        ("model={patch_size: 8, subnet: {depth: 7, padding: valid}}", "model: .*the smallest patch is 15"),
     ):
         with pytest.raises(InputError, match=message):
             train(load_config(small, [override]), tmp_path / "new")

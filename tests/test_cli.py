@@ -184,11 +184,11 @@ def test_no_command_shows_help(patchnet):
 
 def test_each_complaint_about_a_config_has_its_line(patchnet, place, monkeypatch):
     monkeypatch.chdir(place)
-    code, _, err = patchnet(*TRAIN, "--set", "model.depth=0", "--set", "name=")
+    code, _, err = patchnet(*TRAIN, "--set", "model.subnet.depth=0", "--set", "name=")
     assert code == 2
     assert [line.split(": ")[:3] for line in err.splitlines()] == [
         ["error", "small.yaml", "name"],
-        ["error", "small.yaml", "model.depth"],
+        ["error", "small.yaml", "model.subnet.depth"],
     ]
 
 
@@ -257,7 +257,7 @@ def test_configs_of_the_package_are_valid(monkeypatch):
     monkeypatch.setenv("PATCHNET_DATA", "/data")
     for path in (ROOT / "configs").glob("*.yaml"):
         model = load_config(path).model
-        assert (model.filters == 64) if model.kind == "patchnet" else (model.width == 1)  # the paper's
+        assert (model.subnet.filters == 64) if model.kind == "patchnet" else (model.width == 1)  # the paper's
 
 
 def test_folder_yaml_shows_the_defaults():

@@ -246,7 +246,8 @@ def unmasked(tmp_path):
     image_folder(tmp_path / "images", counts=(6, 3))
     shutil.copytree(tmp_path / "images" / "val", tmp_path / "images" / "test")
     (tmp_path / "my.yaml").write_text(
-        "name: my\ndata: {kind: folder, path: images}\nmodel: {patch_size: 7, filters: 4, depth: 2}\n"
+        "name: my\ndata: {kind: folder, path: images}\n"
+        "model: {patch_size: 7, subnet: {filters: 4, depth: 2}}\n"
         "training: {epochs: 1, snapshot_every: 1}\ncomparison: {images: 5, baselines: {width: 0.02}}\n"
     )
     return tmp_path / "my.yaml"

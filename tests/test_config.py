@@ -23,7 +23,9 @@ def write(tmp_path):
 
 def test_defaults_are_the_papers(write):
     config = load_config(write(GOOD))
-    assert (config.model.filters, config.model.depth, config.model.padding) == (64, 7, "same")
+    subnet = config.model.subnet
+    assert (subnet.kind, subnet.filters, subnet.depth, subnet.padding) == ("paper", 64, 7, "same")
+    assert (config.model.pooling, config.model.border) == ("mean", "zero")
     assert config.model.stride is None
     training = config.training
     assert (training.learning_rate, training.batch_size, training.patience) == (1e-4, 4, 1000)
@@ -134,7 +136,7 @@ def test_sections_of_published_data_have_their_defaults(write):
             "data.size=[3, 8193]",
             "data.size: expected [height, width], two whole numbers from 1 to 8192. Received: [3, 8193]",
         ),
-        ("model.depth=65", "model.depth: expected a whole number from 1 to 64. Received: 65"),
+        ("model.subnet.depth=65", "model.subnet.depth: expected a whole number from 1 to 64. Received: 65"),
         (
             "training.seed=4294967296",
             "training.seed: expected a whole number from 0 to 4294967295. Received: 4294967296",
@@ -149,7 +151,7 @@ def test_sections_of_published_data_have_their_defaults(write):
             "data.classes: expected two of brick, grass and gravel, class 0 first. "
             "Received: ['brick', 'brick']",
         ),
-        ("model.padding=full", 'model.padding: expected "same" or "valid". Received: \'full\''),
+        ("model.subnet.padding=full", 'model.subnet.padding: expected "same" or "valid". Received: \'full\''),
         (
             "training.learning_rate=.nan",
             "training.learning_rate: expected a number greater than 0. Received: nan",
@@ -307,7 +309,7 @@ def test_override_not_yaml(write, override, reason):
 def test_the_largest_values(write):
     config = load_config(
         write(GOOD),
-        ["data.size=[8192, 1]", "model.depth=64", "training.seed=4294967295", "data.classes=[b, a]"],
+        ["data.size=[8192, 1]", "model.subnet.depth=64", "training.seed=4294967295", "data.classes=[b, a]"],
     )
     assert config.data.size == (8192, 1)
     assert config.data.classes == ("b", "a")
@@ -358,7 +360,7 @@ def test_baselines_of_this_project(data, end, kind, monkeypatch):
 
 def test_identity_is_all_but_what_may_change():
     """A run goes on with more epochs, other masks and another comparison, and with nothing else changed."""
-    may_change = ("training.epochs", "data.mask", "comparison")
+    may_change = ("training.epochs", "training.feature_memory", "data.mask", "comparison")
 
     def keys(section, place=()):
         for name in type(section).model_fields:

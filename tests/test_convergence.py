@@ -18,7 +18,11 @@ from patchnet_tf.studies.convergence import closed_form, cross_entropy, fit, mea
 
 ROOT = Path(__file__).parents[1]
 PAPERS = ROOT / "configs" / "convergence.yaml"
-QUICK = ["model.filters=4", "model.depth=2", "training.learning_rate=3e-3", "training.epochs=10"]
+QUICK = [
+    "model.subnet={filters: 4, depth: 2}",
+    "training.learning_rate=3e-3",
+    "training.epochs=10",
+]
 
 
 def loss(a, b, p0, p1):

@@ -143,7 +143,7 @@ def config(tmp_path):
     path.write_text(
         "name: small\n"
         "data: {kind: folder, path: images}\n"
-        "model: {patch_size: 7, filters: 3, depth: 1}\n"
+        "model: {patch_size: 7, subnet: {filters: 3, depth: 1}}\n"
         "training: {epochs: 2, learning_rate: 1e-3, zoom: 1.2, seed: 1, stop_when_accurate: false}\n"
     )
     return path

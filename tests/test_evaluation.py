@@ -111,7 +111,7 @@ def test_colour_folder_with_masks_crop_and_snapshots(tmp_path):
     (tmp_path / "my.yaml").write_text(
         "name: my\n"
         "data: {kind: folder, path: images, mask: spot, size: [20, 22]}\n"
-        "model: {patch_size: 7, filters: 4, depth: 2, crop: [14, 14]}\n"
+        "model: {patch_size: 7, subnet: {filters: 4, depth: 2}, crop: [14, 14]}\n"
         "training: {epochs: 2, snapshot_every: 1, learning_rate: 0.01}\n"
     )
     run = tmp_path / "run"

@@ -133,7 +133,7 @@ def test_without_masks_both_classes_are_drawn(tmp_path):
         ("8,", (), "Received: 8,"),
         ("eight", (), "Received: eight"),
         ("8,25", (), "PatchNet 25: train images: expected at least 25 x 25"),
-        ("8,4", ("--set", "model.padding=valid"), 'PatchNet 4: model: With padding="valid"'),
+        ("8,4", ("--set", "model.subnet.padding=valid"), 'PatchNet 4: model: With padding="valid"'),
         (
             "8",
             ("--set", "model.crop=[6, 6]"),

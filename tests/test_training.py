@@ -84,8 +84,8 @@ def test_resume_a_finished_run_with_more_epochs(small, tmp_path):
     more = train(load_config(small, ["training.epochs=2"]), folder, resume=True)
     assert more.rows[0] == first.rows[0]
     assert len(more.rows) == 2
-    with pytest.raises(InputError, match=r"another model.depth, training.seed; choose another --out"):
-        train(load_config(small, ["model.depth=3", "training.seed=5"]), folder, resume=True)
+    with pytest.raises(InputError, match=r"another model.subnet.depth, training.seed; choose another --out"):
+        train(load_config(small, ["model.subnet.depth=3", "training.seed=5"]), folder, resume=True)
 
 
 def test_resume_with_all_augmentation(small, tmp_path):

@@ -94,12 +94,19 @@ class Batches(keras.utils.PyDataset):
         """Return the number of batches in an epoch."""
         return -(-self.count // self.batch_size)
 
+    def chosen(self, index: int) -> np.ndarray:
+        """Return the numbers of the images of batch `index` of this epoch."""
+        return self._order[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def mirrored(self, chosen: np.ndarray) -> list[list[bool]]:
+        """Return for each of these images whether it is mirrored up-down and left-right in this epoch."""
+        return self._mirrored[:, chosen].T.tolist()
+
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return images (B, H, W, C) and labels (B, 1) of batch `index` of this epoch."""
-        chosen = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        chosen = self.chosen(index)
         images = self.images[chosen]  # a copy
-        for k, n in enumerate(chosen):
-            down, right = self._mirrored[:, n]
+        for k, (n, (down, right)) in enumerate(zip(chosen, self.mirrored(chosen), strict=True)):
             images[k] = images[k, :: -1 if down else 1, :: -1 if right else 1]
             if self._zooms[n] > 1:
                 images[k] = enlarge(images[k], self._zooms[n])

@@ -27,7 +27,7 @@ def heatmap_model(
     kind: str = "centered",
     method: str = "exact",
     stride: int = 1,
-    memory: int = MEMORY,
+    memory: int | None = MEMORY,
 ) -> "Heatmap":
     """Turn a PatchNet into the model that draws its heatmap. The weights are shared, not copied.
 
@@ -40,7 +40,7 @@ def heatmap_model(
             itself, the plain definition: the same numbers within rounding, many times slower.
         stride: draw every `stride`-th pixel, from the first on, for a preview.
         memory: for the features of "exact", in MiB. Images that need more are walked in tiles; smaller
-            ones take what they need.
+            ones take what they need. None, for a local network: any image at once, in a graph without a loop.
 
     Returns:
         A functional Keras model, (B, H, W, C) in 0..255, H and W free, to
@@ -70,7 +70,7 @@ class Heatmap(keras.Model):
         kind: str = "centered",
         method: str = "exact",
         stride: int = 1,
-        memory: int = MEMORY,
+        memory: int | None = MEMORY,
         **kwargs: Any,
     ) -> None:
         for name, value, allowed in (("kind", kind, KINDS), ("method", method, METHODS)):

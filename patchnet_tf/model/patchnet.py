@@ -162,6 +162,15 @@ class PatchNet(keras.Model):
         """Return pixels in 0..1, of any shape (..., C), as S takes them."""
         return self._parts.standardize(pixels)
 
+    def covered(self, images: Any) -> Any:
+        """Return the region whose patches G averages, with its border, standardized, of images in 0..255.
+
+        (B, (rows - 1) * stride + p, (columns - 1) * stride + p, C).
+        """
+        grid = self._parts.grid
+        pad = PadSame(grid.patch_size, grid.stride, grid.crop, grid.border, dtype="float32", name="pad")
+        return self.standardize(pad(self.prepare(images)))
+
     def patches(self, images: Any) -> Any:
         """Return the patches whose decisions G averages, (B, P, p, p, C) in 0..1, of images in 0..255."""
         return self._parts.extract(self.prepare(images))

@@ -79,7 +79,7 @@ class LogMeanExp(keras.layers.Layer):
     def call(self, decisions: Any) -> Any:
         """Pool."""
         decisions = ops.clip(decisions, 1e-6, 1 - 1e-6)
-        logits = ops.log(decisions) - ops.log1p(-decisions)  # (B, P, 1)
+        logits = ops.log(decisions) - ops.log(1 - decisions)  # (B, P, 1)
         # Less than the largest, no exponential overflows.
         largest = ops.stop_gradient(ops.max(logits, axis=1, keepdims=True))
         mean = ops.mean(ops.exp(self.sharpness * (logits - largest)), axis=1)

@@ -15,19 +15,17 @@ from .patchwise import PatchwiseMap
 METHODS = ("exact", "patchwise")
 
 
-def every_patch(
-    subnet: keras.Model, method: str = "exact", *, memory: int = MEMORY, **options: Any
-) -> keras.layers.Layer:
+def every_patch(subnet: keras.Model, method: str = "exact", **options: Any) -> keras.layers.Layer:
     """Return the layer that decides about every patch of an image, the best way that S knows.
 
     Args:
         subnet: S.
         method: "exact", all work that patches share done once, where S can; or "patchwise".
-        memory: for the features of "exact", in MiB.
-        options: of the layer: `stride`, `filters`, `name`.
+        options: of the layer: `stride`, `filters`, `name`, and `memory` of "exact", in MiB.
     """
     if method == "exact" and hasattr(subnet, "every_patch"):
-        return subnet.every_patch(memory=memory, **options)
+        return subnet.every_patch(**options)
+    options.pop("memory", None)
     return PatchwiseMap(subnet, dtype=subnet.dtype_policy, **options)
 
 

@@ -219,8 +219,8 @@ def four_patches(config: Config) -> Decisions:
         steps=training.epochs,
         learning_rate=training.learning_rate,
         patch_size=model.patch_size,
-        filters=model.filters,
-        depth=model.depth,
+        filters=model.subnet.filters,
+        depth=model.subnet.depth,
     )
     return measure(net, images[1])
 

@@ -170,6 +170,7 @@ class HeatmapSnapshots(keras.callbacks.Callback):
         labels: N true classes, 0 or 1, to write beside the probabilities.
         class_names: names of class 0 and class 1.
         log_dir: where the TensorBoard images go; None means `directory/tensorboard`.
+        patchnet: the PatchNet to draw with, where `fit` trains only a part of it; None means what is trained.
 
     Raises:
         ValueError: an image or another argument is not as above; in `fit`, the model is not a PatchNet.
@@ -187,6 +188,7 @@ class HeatmapSnapshots(keras.callbacks.Callback):
         labels: Sequence[int] | None = None,
         class_names: Sequence[str] = ("0", "1"),
         log_dir: str | Path | None = None,
+        patchnet: keras.Model | None = None,
     ) -> None:
         super().__init__()
         if len(images) == 0:
@@ -199,10 +201,12 @@ class HeatmapSnapshots(keras.callbacks.Callback):
         self.labels = labels
         self.class_names = class_names
         self.log_dir = self.directory / "tensorboard" if log_dir is None else Path(log_dir)
+        self.patchnet = patchnet
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Build the heatmap's model and open TensorBoard's file."""
-        self._maps = heatmap_model(self.model)
+        self._patchnet = self.patchnet or self.model
+        self._maps = heatmap_model(self._patchnet)
         self._drawn: int | None = None  # the epochs after which the last picture was drawn
         self._epochs = 0
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -233,7 +237,7 @@ class HeatmapSnapshots(keras.callbacks.Callback):
 
     def _draw(self, epochs: int) -> None:
         maps = [self._maps.predict(image[None], verbose=0)[0] for image in self.images]
-        probabilities = [self.model.predict(image[None], verbose=0)[0, 0] for image in self.images]
+        probabilities = [self._patchnet.predict(image[None], verbose=0)[0, 0] for image in self.images]
         strip = pictures.strip(self.images, maps, probabilities, self.labels, class_names=self.class_names)
         pictures.save_png(strip, self.directory / f"epoch_{epochs:04d}.png")
         if self._writer:

@@ -11,10 +11,13 @@ from ..data import Dataset, load_dataset
 from ..data.batches import Batches
 from ..errors import InputError
 from ..files import replacing
+from ..model.frozen import split_frozen
+from ..model.patchnet import PatchNet
 from ..progress import Progress, silent
 from .build import build
 from .callbacks import Convergence, HeatmapSnapshots
 from .distribution import ProcessGroup, join_group
+from .features import FeatureBatches
 from .history import Row
 from .kinds import kind_of
 from .recorder import Recorder, digest, read_checkpoint
@@ -76,10 +79,12 @@ def train(
 
     with group.scope:
         model = build(config, data)
-        optimizer = keras.optimizers.Adam(settings.learning_rate)
-        model.compile(optimizer, "binary_crossentropy", weighted_metrics=["accuracy"])
+        # Of a frozen network, the features are computed once, and the rest is trained on them.
+        network, fitted = frozen_network(config, model, group) or (None, model)
+        fitted.compile(make_optimizer(config), "binary_crossentropy", weighted_metrics=["accuracy"])
         convergence = Convergence(settings.patience, accuracy=settings.stop_when_accurate, verbose=0)
-        batches = Batches(
+        kind = FeatureBatches if network else Batches
+        batches = kind(
             data.train,
             settings.batch_size,
             settings.seed,
@@ -88,21 +93,26 @@ def train(
             zoom=settings.zoom or 1,
             balanced=settings.balanced,
         )
-        training, validation = group.shard(batches), group.shard(Batches(data.val, settings.batch_size))
+        held_back = kind(data.val, settings.batch_size)
+        training, validation = group.shard(batches), group.shard(held_back)
 
         if group.is_main:
             folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / CONFIG) as part:
                 part.write_text(config.to_yaml(), encoding="utf-8")
         recorder = Recorder(folder, digest(data.train), batches, convergence, progress, writes=group.is_main)
-        reason = recorder.restore(model, checkpoint) if checkpoint else None
+        reason = recorder.restore(fitted, checkpoint) if checkpoint else None
         if not reason and len(recorder.rows) < settings.epochs:
             if group.is_main:
                 (folder / MODEL).unlink(missing_ok=True)  # of fewer epochs
-            callbacks = [convergence, recorder, *snapshots(config, data, folder)]
+            if network:
+                memory = settings.feature_memory
+                batches.compute(network, folder, memory, recorder.progress, "features of training images")
+                held_back.compute(network, folder, memory, recorder.progress, "features of validation images")
+            callbacks = [convergence, recorder, *snapshots(config, data, folder, model)]
             if keras.backend.backend() == "tensorflow":  # which TensorBoard needs
                 callbacks.append(keras.callbacks.TensorBoard(folder / TENSORBOARD, write_graph=False))
-            model.fit(
+            fitted.fit(
                 training,
                 validation_data=validation,
                 initial_epoch=len(recorder.rows),
@@ -112,12 +122,30 @@ def train(
                 callbacks=callbacks,
             )
         else:
-            model.set_weights(convergence.best_weights)
+            fitted.set_weights(convergence.best_weights)
     # Outside the scope: Keras makes a variable on the way, for which all processes would have to meet.
     if group.is_main:
         with replacing(folder / MODEL) as part:
             model.save(part)
     return ending(recorder.rows, convergence.get_state())
+
+
+def frozen_network(
+    config: Config, model: keras.Model, group: ProcessGroup
+) -> tuple[keras.Model, keras.Model] | None:
+    """Return the frozen network of a model and the rest, or None where features cannot be kept."""
+    # A zoom makes other pixels in every epoch, and each device computes its own.
+    if config.training.zoom or group.devices > 1 or not isinstance(model, PatchNet):
+        return None
+    return split_frozen(model)
+
+
+def make_optimizer(config: Config) -> keras.optimizers.Optimizer:
+    """Return Adam with the learning rate of the model, or AdamW where weights decay."""
+    rate = config.model.learning_rate or config.training.learning_rate
+    if config.training.weight_decay:
+        return keras.optimizers.AdamW(rate, weight_decay=config.training.weight_decay)
+    return keras.optimizers.Adam(rate)
 
 
 def check_snapshots(config: Config, group: ProcessGroup) -> None:
@@ -169,7 +197,7 @@ def ending(rows: list[Row], state: dict[str, Any]) -> Training:
     return Training(rows, rows[state["best_epoch"]], state["reason"] or f"all {len(rows)} epochs are done")
 
 
-def snapshots(config: Config, data: Dataset, folder: Path) -> list[HeatmapSnapshots]:
+def snapshots(config: Config, data: Dataset, folder: Path, model: keras.Model) -> list[HeatmapSnapshots]:
     """Return the callback that draws the first two validation images of each class, if it is wanted."""
     if not (every := config.training.snapshot_every):
         return []
@@ -182,5 +210,6 @@ def snapshots(config: Config, data: Dataset, folder: Path) -> list[HeatmapSnapsh
             labels=labels,
             class_names=data.class_names,
             log_dir=folder / TENSORBOARD,
+            patchnet=model,
         )
     ]

@@ -1,9 +1,13 @@
 """PatchNet, explained by its own heatmap."""
 
+from typing import Any
+
 import keras
 
 from ...config import PatchNetModel
+from ...errors import InputError
 from ...model.heatmaps import Drawing, heatmap_model
+from ...model.local import local_network
 from ...model.patchnet import PatchNet
 from .base import Draw, Kind, Names
 
@@ -11,6 +15,29 @@ from .base import Draw, Kind, Names
 def drawing(model: keras.Model) -> Draw:
     """Draw the heatmap in strips."""
     return Drawing(heatmap_model(model))
+
+
+def network(
+    shape: tuple[int | None, int | None, int],
+    *,
+    patch_size: int,
+    subnet: dict[str, Any],
+    mean: Any = None,
+    std: Any = None,
+    **arguments: Any,
+) -> PatchNet:
+    """Make a PatchNet: mean and std of the images are for an S that learns from them from scratch."""
+    options = dict(subnet)
+    if options.pop("kind") == "paper":
+        return PatchNet(shape, patch_size, mean=mean, std=std, **options, **arguments)
+    tuned, _ = options.pop("fine_tune"), options.pop("fine_tune_rate")
+    S = local_network(options.pop("network"), patch_size=patch_size, **options)
+    if S.patch_size != patch_size:
+        raise InputError(
+            f"patch_size: the nearest that this network has is {S.patch_size}. Received: {patch_size}"
+        )
+    S.body.trainable = tuned
+    return PatchNet(shape, subnet=S, **arguments)
 
 
 def names(section: PatchNetModel) -> Names:
@@ -21,7 +48,7 @@ def names(section: PatchNetModel) -> Names:
 
 PATCHNET = Kind(
     section=PatchNetModel,
-    network=PatchNet,
+    network=network,
     drawing=drawing,
     smallest=lambda section: (section.patch_size, section.patch_size),
     names=names,
