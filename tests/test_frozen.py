@@ -66,7 +66,7 @@ def test_what_is_not_frozen_is_not_split():
 )
 @pytest.mark.parametrize("memory", [1024, 1e-4])
 def test_features_of_the_batches(options, memory, rng, tmp_path):
-    """In every epoch the features are those of the images that `Batches` gives, from memory or from a file."""
+    """In every epoch they are those of the images that `Batches` gives, from memory or from a file."""
     examples = Examples(rng.integers(0, 256, (11, 12, 15, 1), "uint8"), np.array([0] * 4 + [1] * 7))
     first, _ = split_frozen(pn.PatchNet((None, None, 1), subnet=network()))
     batches, features = (kind(examples, 4, 3, **options) for kind in (Batches, FeatureBatches))
@@ -146,7 +146,10 @@ def test_snapshots_are_drawn_by_the_whole_model(local, tmp_path):
     ],
 )
 def test_bad_configurations_are_one_line(change, message, local):
-    with pytest.raises(InputError, match=message) as caught:
+    def make():
         config = load_config(local, [change])
         build(config, load_dataset(config, silent))
+
+    with pytest.raises(InputError, match=message) as caught:
+        make()
     assert "\n" not in str(caught.value)
