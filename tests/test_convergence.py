@@ -181,7 +181,7 @@ def test_pictures_and_figures(tmp_path, monkeypatch):
         assert picture.shape[0] > 400
         assert 2 < picture.std() < 200
     labels = list(convergence_table(written).columns[0].cells)
-    assert labels[2:] == ["16, small S", "16, lse, r = 0.1", "16, lse, r = 4"]
+    assert labels[2:] == ["16, small S", "lse, r = 0.1", "lse, r = 4"]
     # Finished, so measured again and not trained again.
     before = (tmp_path / "run" / "history.csv").read_text()
     again = convergence.converge(config, tmp_path / "run", with_sweep=False)

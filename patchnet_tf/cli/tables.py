@@ -59,7 +59,7 @@ def convergence_table(points: dict[str, Any]) -> Table:
     table = Table("images", "a", "b", "p0", "closed form", "paper", "p1 (limit 1)", "paper")
     rows = [("64 patches", points["square"]), ("4 patches", points["four_patches"])]
     rows += [("16, small S", point) for point in points.get("sweep", [])]
-    rows += [(f"16, lse, r = {point['sharpness']:g}", point) for point in points.get("sweep_lse", [])]
+    rows += [(f"lse, r = {point['sharpness']:g}", point) for point in points.get("sweep_lse", [])]
     for name, point in rows:
         paper = [f"{point['paper'][p]:.3f}" if "paper" in point else "" for p in ("p0", "p1")]
         p0, closed_form, p1 = (f"{q:.4f}" for q in (point["p0"], point["closed_form"]["p0"], point["p1"]))
