@@ -17,8 +17,9 @@ import tf2onnx
 from ..config import SIDE
 from ..contract import HEATMAP, HEATMAP_WANTED, IMAGE, OUTPUTS, Contract
 from ..errors import InputError
-from ..model.layers import ExtractPatches, check_positive, gather_patches
+from ..model.checks import check_positive
 from ..model.local import LocalNetwork
+from ..model.patches import ExtractPatches, gather_patches
 from ..model.patchnet import PatchNet
 from ..serving import Predictor
 from .comparison import TOLERANCE, Verification

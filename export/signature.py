@@ -8,7 +8,7 @@ import tensorflow as tf
 from ..contract import HEATMAP, IMAGE, OUTPUTS, PROBABILITY
 from ..model.dense import MEMORY
 from ..model.heatmaps import heatmap_model
-from ..model.layers import ExtractPatches
+from ..model.patches import ExtractPatches
 from ..model.patchnet import PatchNet
 
 Signature = Callable[[tf.Tensor], dict[str, tf.Tensor]]

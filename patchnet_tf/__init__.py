@@ -32,7 +32,7 @@ _MODULES = {
     "export": "export",
     "faithfulness": "evaluation.faithfulness",
     "heatmaps": "model.heatmaps",
-    "layers": "model.layers",
+    "preprocessing": "model.preprocessing",
     "metrics": "evaluation.metrics",
     "serving": "serving",
 }

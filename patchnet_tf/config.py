@@ -230,14 +230,14 @@ Data = DtdData | FolderData | Isic2017Data | ManifestData | SquaresData | Textur
 
 
 class GammaStep(Section):
-    """The arguments of `patchnet_tf.model.layers.GammaCorrection`."""
+    """The arguments of `patchnet_tf.model.preprocessing.GammaCorrection`."""
 
     kind: Literal["gamma"]
     gamma: Annotated[float, Field(ge=0.01, lt=math.inf), expect("a number of at least 0.01")] = 2.2
 
 
 class ShadesOfGrayStep(Section):
-    """The arguments of `patchnet_tf.model.layers.ShadesOfGray`."""
+    """The arguments of `patchnet_tf.model.preprocessing.ShadesOfGray`."""
 
     kind: Literal["shades_of_gray"]
     norm: Annotated[float, Field(ge=1, lt=math.inf), expect("a number of at least 1")] = 6

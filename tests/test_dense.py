@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 import patchnet_tf as pn
 from patchnet_tf.model.dense import DenseMap, tile_side
+from patchnet_tf.model.layers import PatchDistributed
+from patchnet_tf.model.patches import ExtractPatches
 from patchnet_tf.model.patchwise import PatchwiseMap
 
 from .conftest import shake
@@ -121,9 +123,9 @@ def test_G_without_padding_is_its_patches_in_training_too(stride, shape, rng):
     assert any(isinstance(layer, DenseMap) for layer in dense.layers)
     image = keras.Input((20, 22, 1))
     x = keras.layers.Rescaling(1 / 255)(image)
-    x = pn.layers.ExtractPatches(8, stride, (15, 17))(x)
+    x = ExtractPatches(8, stride, (15, 17))(x)
     x = dense.get_layer("standardize")(x)
-    x = pn.layers.PatchDistributed(dense.subnet)(x)
+    x = PatchDistributed(dense.subnet)(x)
     plain = keras.Model(image, keras.layers.GlobalAveragePooling1D()(x))
 
     images = rng.uniform(0, 255, (2, 20, 22, 1)).astype("float32")

@@ -28,7 +28,7 @@ from patchnet_tf.export.formats import FORMATS, choose, open_exported, places
 from patchnet_tf.export.saved_model import SavedModel
 from patchnet_tf.images.reading import read_image
 from patchnet_tf.model import dense
-from patchnet_tf.model.layers import GammaCorrection, ShadesOfGray
+from patchnet_tf.model.preprocessing import GammaCorrection, ShadesOfGray
 
 from . import reference
 from .conftest import shake

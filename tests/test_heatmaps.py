@@ -4,7 +4,7 @@ import pytest
 
 import patchnet_tf as pn
 from patchnet_tf.model.heatmaps import METHODS, Drawing
-from patchnet_tf.model.layers import GammaCorrection, ShadesOfGray
+from patchnet_tf.model.preprocessing import GammaCorrection, ShadesOfGray
 
 from . import reference
 from .conftest import shake

@@ -5,16 +5,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchnet_tf.model.layers import (
-    Decision,
-    ExtractPatches,
-    FilterReadout,
-    GammaCorrection,
-    PadBorder,
-    PatchDistributed,
-    ShadesOfGray,
-    gather_patches,
-)
+from patchnet_tf.model.layers import Decision, FilterReadout, PatchDistributed
+from patchnet_tf.model.patches import ExtractPatches, PadBorder, gather_patches
+from patchnet_tf.model.preprocessing import GammaCorrection, ShadesOfGray
 
 from . import reference
 

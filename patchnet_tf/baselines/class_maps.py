@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..model.layers import check_positive
+from ..model.checks import check_positive
 from .layers import every_layer, recorded
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..model.layers import check_positive
+from ..model.checks import check_positive
 from .class_maps import ClassMaps
 
 

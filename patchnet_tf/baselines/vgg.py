@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from ..model.layers import ZeroToOne, check_crop, check_image_shape, standardize
+from ..model.checks import check_crop, check_image_shape
+from ..model.preprocessing import ZeroToOne, standardize
 
 FILTERS = (64, 128, 256, 512, 512)
 # Side of what the convolutions see: pooling halves it to one pixel.

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.integrate import trapezoid
 
 from ..images.pictures import check_heatmap
-from ..model.layers import check_positive
+from ..model.checks import check_positive
 
 BASELINES = ("black", "mean")
 

@@ -29,7 +29,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .layers import PACKAGE, at_least_zero, check_positive
+from .checks import PACKAGE, at_least_zero, check_positive
 from .patchwise import EveryPatch, one_by_one
 
 MEMORY = 1792  # MiB

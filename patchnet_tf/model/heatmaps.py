@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from .checks import PACKAGE, check_positive
 from .dense import MEMORY
-from .layers import PACKAGE, check_positive
 from .patchnet import PatchNet
 from .subnet import METHODS, every_patch
 

@@ -10,8 +10,9 @@ from typing import Any
 import keras
 
 from ..errors import InputError
+from .checks import PACKAGE, check_number, check_positive
 from .graph import list_calls
-from .layers import PACKAGE, Decision, check_number, check_positive
+from .layers import Decision
 from .localize import Builder, Look, look, separators
 from .named import Pixels, open_network
 from .phases import PhaseMap

@@ -14,9 +14,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from .checks import PACKAGE
 from .geometry import Field, Pair, union
 from .graph import Call
-from .layers import PACKAGE
 from .unpadded import NotLocalError, Step, can_fold, fold, normalization, without_padding
 
 

@@ -8,18 +8,11 @@ from typing import Any
 
 import keras
 
-from .layers import (
-    PACKAGE,
-    ExtractPatches,
-    PadBorder,
-    PadSame,
-    PatchDistributed,
-    PatchGrid,
-    ZeroToOne,
-    check_image_shape,
-    standardize,
-)
+from .checks import PACKAGE, check_image_shape
+from .layers import PatchDistributed
+from .patches import ExtractPatches, PadBorder, PadSame, PatchGrid
 from .pooling import make_pooling
+from .preprocessing import ZeroToOne, standardize
 from .subnet import PatchSubnet, every_patch
 
 

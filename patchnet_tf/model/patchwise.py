@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .layers import PACKAGE, check_positive
+from .checks import PACKAGE, check_positive
 
 # Bytes of one feature map of a chunk of patches: large enough to keep every core in its matrix
 # kernels, small enough to stay near the caches.

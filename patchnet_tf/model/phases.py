@@ -16,9 +16,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from .checks import PACKAGE, at_least_zero, check_positive
 from .dense import split
 from .graph import Call, list_calls, run_calls
-from .layers import PACKAGE, at_least_zero, check_positive
 from .localize import Align
 from .patchwise import EveryPatch, one_by_one
 

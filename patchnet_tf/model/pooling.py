@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from .layers import PACKAGE, check_number
+from .checks import PACKAGE, check_number
 
 LEAST, MOST = 0.01, 100.0  # r: beyond, it is the mean or the maximum for all that float32 can tell
 

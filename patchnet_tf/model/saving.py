@@ -5,7 +5,8 @@ from pathlib import Path
 import keras
 
 from . import local  # noqa: F401  (registers its layers)
-from .layers import ExtractPatches, PatchDistributed
+from .layers import PatchDistributed
+from .patches import ExtractPatches
 from .patchnet import PatchNet
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import keras
 
+from .checks import PACKAGE, check_positive
 from .dense import MEMORY, DenseMap
-from .layers import PACKAGE, Decision, FilterReadout, check_positive
+from .layers import Decision, FilterReadout
 from .patchwise import PatchwiseMap
 
 METHODS = ("exact", "patchwise")

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from .checks import PACKAGE
 from .geometry import Pair, same_padding
 from .graph import Call
-from .layers import PACKAGE
 
 STAY: Pair = (1, 1)
 

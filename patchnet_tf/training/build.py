@@ -8,7 +8,7 @@ import numpy as np
 from ..config import Config
 from ..data import Dataset, check_images
 from ..errors import InputError
-from ..model.layers import GammaCorrection, ShadesOfGray
+from ..model.preprocessing import GammaCorrection, ShadesOfGray
 from .kinds import kind_of
 
 LAYERS = {"gamma": GammaCorrection, "shades_of_gray": ShadesOfGray}  # by their kind in a configuration

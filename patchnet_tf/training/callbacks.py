@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from ..images import pictures
+from ..model.checks import check_positive
 from ..model.heatmaps import heatmap_model
-from ..model.layers import check_positive
 
 ACCURACIES = ("accuracy", "acc", "binary_accuracy")
 

@@ -1,0 +1,68 @@
+"""Checks of arguments, and numbers that may be tensors."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from keras import ops
+
+PACKAGE = "patchnet_tf"
+BORDERS = {"zero": "constant", "reflect": "reflect"}  # and what padding calls them
+
+
+def check_positive(name: str, value: Any) -> int:
+    """Return `value` when it is a whole number of at least 1; raise ValueError naming `name` otherwise."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ValueError(f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}")
+    return int(value)
+
+
+def check_number(name: str, value: Any, least: float) -> float:
+    """Return `value` when it is a finite number of at least `least`; raise ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
+        raise ValueError(f"`{name}` must be a finite number of at least {least}. Received: {name}={value!r}")
+    return value
+
+
+def at_least_zero(size: Any) -> Any:
+    """Return max(size, 0) of an int or a scalar tensor."""
+    return max(size, 0) if isinstance(size, int) else ops.maximum(size, 0)
+
+
+def check_crop(crop: Any) -> tuple[int, int]:
+    """Return `crop` as (height, width); raise ValueError when it is not a pair of positive whole numbers."""
+    try:
+        height, width = crop
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"`crop` must be None or (height, width) in pixels. Received: crop={crop!r}"
+        ) from None
+    return check_positive("crop height", height), check_positive("crop width", width)
+
+
+def check_border(border: Any) -> str:
+    """Return `border` when it is one that there is; raise ValueError otherwise."""
+    if border not in BORDERS:
+        raise ValueError(f"`border` must be one of {', '.join(BORDERS)}. Received: border={border!r}")
+    return border
+
+
+def check_image_shape(
+    input_shape: Sequence[int | None], patch_size: int, crop: tuple[int, int] | None
+) -> tuple[int | None, int | None, int]:
+    """Return `input_shape` as (H, W, C); raise ValueError where a patch or the crop does not fit it."""
+    shape = tuple(input_shape)
+    if len(shape) != 3 or shape[2] is None:
+        raise ValueError(
+            "`input_shape` must be (height, width, channels); height and width may be None. "
+            f"Received: input_shape={input_shape!r}"
+        )
+    p = check_positive("patch_size", patch_size)
+    region = shape[:2] if crop is None else check_crop(crop)
+    if any(size is not None and check_positive("image size", size) < p for size in region):
+        what = "image" if crop is None else "crop"
+        raise ValueError(
+            f"The {what} must be at least as large as a patch, {p} x {p} pixels. "
+            f"Received: {what} size {region[0]} x {region[1]}"
+        )
+    return (*shape[:2], check_positive("channels", shape[2]))
