@@ -59,7 +59,7 @@ def read_json(text: bytes, max_values: int) -> Any:
     if len(text) < LARGE:
         return parse_json(text)
     numbers, lists, objects = (text.count(mark) for mark in (b",", b"[", b"{"))
-    if numbers > max_values or lists > max_values // 4 or objects > MAX_LOOSE:
+    if numbers > max_values or lists > max_values // 4 + LARGE or objects > MAX_LOOSE:
         raise TooLargeError(f"request: expected at most {max_values} values in JSON; files in base64 are one")
     parts: list[Any] = []
 

@@ -16,6 +16,7 @@ from .answers import json_answer, refusal
 from .connection import HEAD_BYTES
 from .metrics import Metrics
 from .model import Model
+from .options import Options
 
 # The last is what `curl -d` says of any text; TF Serving takes that too.
 JSON_TYPES = ("", "application/json", "application/octet-stream", "application/x-www-form-urlencoded")
@@ -62,7 +63,7 @@ class Exchange:
         watching = asyncio.create_task(self.watch(task))
         try:
             check_head(self.scope, self.headers, self.options.limits)
-            check_host(self.headers, (self.options.host, *self.options.allow_host))
+            check_names(self.scope, self.headers, self.options)
             seconds = self.seconds()
             try:
                 async with asyncio.timeout(seconds):
@@ -150,7 +151,7 @@ class Exchange:
 
 
 def check_head(scope: dict, headers: dict[bytes, str], limits: Limits) -> None:
-    """Refuse by the head alone what is too long, of a kind that is not read, or sent by another's page."""
+    """Refuse by the head alone what is too long, or of a kind that is not read."""
     if sum(len(key) + len(value) for key, value in scope["headers"]) > HEAD_BYTES:
         raise RequestError(f"request: expected at most {HEAD_BYTES} bytes of headers", 431)
     if scope["method"] not in ("POST", "PUT", "PATCH"):
@@ -164,23 +165,31 @@ def check_head(scope: dict, headers: dict[bytes, str], limits: Limits) -> None:
     coding = headers.get(b"content-encoding", "identity").strip().lower()
     if coding != "identity":
         raise FormatError(f"content-encoding: expected none. Received: {coding[:64]}")
-    origin = headers.get(b"origin")
-    if origin is not None and origin.partition("://")[2] != headers.get(b"host"):
+
+
+def check_names(scope: dict, headers: dict[bytes, str], options: Options) -> None:
+    """Refuse a name that is not one of this server's, and what the page of another server sends."""
+    host, origin = headers.get(b"host", ""), headers.get(b"origin")
+    if not known(host, ("", "localhost", options.host, *options.allow_host), addresses=True):
+        raise RequestError(
+            f"host: expected an address, or a name that --allow-host gives. Received: {host[:64]}", 421
+        )
+    if scope["method"] != "POST" or origin is None or origin.partition("://")[2] == host:
+        return
+    if not known(origin.partition("://")[2], options.allow_host, addresses=False):
         raise RequestError(f"origin: expected none, or this server's. Received: {origin[:64]}", 403)
 
 
-def check_host(headers: dict[bytes, str], allowed: tuple[str, ...]) -> None:
-    """Refuse a name that is not one of this server's: another's page may have led a browser here by it."""
-    host = headers.get(b"host", "")
+def known(host: str, names: tuple[str, ...], *, addresses: bool) -> bool:
+    """Return whether a host, with a port or without, has one of the names, or, if wanted, is an address."""
     try:
-        name = urlsplit(f"//{host}").hostname or "localhost"
-        if name in ("localhost", *allowed) or "*" in allowed:
-            return
+        name = urlsplit(f"//{host}").hostname or ""
+        if name in names or "*" in names:
+            return True
         ipaddress.ip_address(name)
     except ValueError:
-        raise RequestError(
-            f"host: expected an address, or a name that --allow-host gives. Received: {host[:64]}", 421
-        ) from None
+        return False
+    return addresses
 
 
 def too_long(limits: Limits) -> TooLargeError:
