@@ -14,11 +14,9 @@ needs (docs/dense-heatmap.md).
 import argparse
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,6 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from benchmarks.dense import DEPTH, FILTERS, products
+from benchmarks.turns import side_by_side
 
 SIZE, CHANNELS = 128, 3
 
@@ -53,37 +52,6 @@ def tensorflow(path: Path, output: str, images: np.ndarray) -> Callable[[], obje
     loaded = tf.saved_model.load(str(path))
     call, image = loaded.signatures[output], tf.constant(images)
     return lambda: (loaded, call(image=image)[output].numpy())
-
-
-def work(connection: Connection, engine: Callable, *arguments: object) -> None:
-    """Call the engine each time when told to; answer seconds and the peak memory in MiB so far."""
-    call = engine(*arguments)
-    while connection.recv():
-        began = time.perf_counter()
-        call()
-        spent = time.perf_counter() - began
-        connection.send((spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
-
-
-def side_by_side(jobs: dict[str, tuple], repeats: int) -> dict[str, tuple[float, float]]:
-    """Return {name: (best seconds, peak MiB)} of jobs (engine, *arguments) that take turns."""
-    fresh, workers = multiprocessing.get_context("spawn"), {}
-    for name, job in jobs.items():
-        connection, other = fresh.Pipe()
-        process = fresh.Process(target=work, args=(other, *job))
-        process.start()
-        workers[name] = connection, process
-    measured = {name: [] for name in jobs}
-    for _ in range(1 + repeats):
-        for name, (connection, _) in workers.items():
-            connection.send(True)
-            measured[name].append(connection.recv())
-    for connection, process in workers.values():
-        connection.send(False)
-        process.join()
-    return {
-        name: (min(seconds for seconds, _ in turns[1:]), turns[-1][1]) for name, turns in measured.items()
-    }
 
 
 def export(p: int, folder: Path) -> None:
@@ -135,11 +103,12 @@ def main() -> None:
                 images = rng.integers(0, 256, (batch, SIZE, SIZE, CHANNELS), "uint8")
                 for output in ("probability", "heatmap"):
                     jobs = {
-                        "ONNX Runtime": (onnx_runtime, onnx, output, images),
-                        "TensorFlow": (tensorflow, saved, output, images),
+                        "ONNX Runtime": ("onnxruntime", onnx_runtime, onnx, output, images),
+                        "TensorFlow": ("tensorflow", tensorflow, saved, output, images),
                     }
-                    found = side_by_side(jobs, options.repeats)
-                    (ort, ort_memory), (tf, tf_memory) = found.values()
+                    measured = side_by_side(jobs, options.repeats).values()
+                    ort, tf = (min(turns.seconds) for turns in measured)
+                    ort_memory, tf_memory = (turns.peak for turns in measured)
                     print(
                         f"p = {p}, batch {batch}, {output}: "
                         f"ONNX Runtime {ort * 1000:.0f} ms, {ort_memory:.0f} MiB; "
@@ -149,10 +118,10 @@ def main() -> None:
             images = rng.integers(0, 256, (1, SIZE, SIZE, CHANNELS), "uint8")
             patches = rng.normal(size=(options.patches, p, p, CHANNELS)).astype("float32")
             jobs = {
-                "dense": (onnx_runtime, onnx, "heatmap", images),
-                "patch": (onnx_runtime, folder / "patch.onnx", "decision", patches),
+                "dense": ("onnxruntime", onnx_runtime, onnx, "heatmap", images),
+                "patch": ("onnxruntime", onnx_runtime, folder / "patch.onnx", "decision", patches),
             }
-            (dense, _), (patch, _) = side_by_side(jobs, options.repeats).values()
+            dense, patch = (min(turns.seconds) for turns in side_by_side(jobs, options.repeats).values())
             dense, patch = dense / SIZE**2, patch / options.patches
             every = sum(9 * c * FILTERS * p**2 for c in [CHANNELS] + [FILTERS] * (DEPTH - 1))
             shared = every / products(p, CHANNELS, "same")
