@@ -67,6 +67,13 @@ def test_strips_do_not_show(kind, monkeypatch, rng):
     assert shares == [5 / 13, 10 / 13, 1]
 
 
+def test_strips_of_grey_images_for_an_s_that_sees_colour(rng):
+    subnet = pn.PatchSubnet(6, channels=3, **SMALL)
+    maps = pn.heatmap_model(shake(pn.PatchNet((None, None, 1), subnet=subnet), rng))
+    image = rng.integers(0, 256, (13, 9, 1), "uint8")
+    np.testing.assert_allclose(Drawing(maps)(image), maps.predict(image[None], verbose=0)[0], atol=1e-6)
+
+
 def test_the_light_is_that_of_the_whole_image(monkeypatch, rng):
     """Whether the map is drawn whole, in strips, in tiles or patch by patch; in a batch each has its own."""
     monkeypatch.setattr("patchnet_tf.model.heatmaps.STRIP_ROWS", 7)

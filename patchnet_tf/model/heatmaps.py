@@ -136,7 +136,7 @@ class Drawing:
                 f"Received: kind={maps.kind!r}, stride={maps.stride}"
             )
         self.frame = keras.Model(maps.input, maps.padded)
-        padded = keras.Input((None, None, maps.model.channels))
+        padded = keras.Input(maps.padded.shape[1:])  # of S's channels: three, where it sees grey as colour
         self.strip = keras.Model(padded, maps.every_patch(padded))
         self.border = maps.model.patch_size - 1
 
