@@ -11,11 +11,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_fit_script(tmp_path):
-    """The script runs as printed, in a folder of its own."""
-    (script,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    """The script runs as printed, in a folder of its own, and what follows goes on from there."""
+    script, pretrained = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert script.count("\n") < 20
+    assert pretrained.count("\n") <= 8
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", script + pretrained],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
