@@ -306,8 +306,9 @@ class PatchNetModel(ModelSection):
     subnet: Annotated[Subnet, Field(discriminator="kind"), BeforeValidator(paper_by_default)] = PaperSubnet(
         kind="paper"
     )
-    pooling: Annotated[Literal["mean", "lse"], expect('"mean" or "lse"')] = "mean"
+    pooling: Annotated[Literal["mean", "lse", "topk"], expect("mean, lse or topk")] = "mean"
     sharpness: Sharpness = 4.0  # of lse: r
+    share: Share = 0.1  # of the patches that topk averages
     border: Annotated[Literal["zero", "reflect"], expect('"zero" or "reflect"')] = "zero"
 
     @property

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import patchnet_tf as pn
-from patchnet_tf.model.pooling import LogMeanExp, MeanPooling, make_pooling
+from patchnet_tf.model.pooling import LogMeanExp, MeanPooling, TopMean, make_pooling
+from patchnet_tf.studies.convergence import fit, measure, patch_images
 
 SMALL = {"filters": 4, "depth": 2}
 
@@ -30,6 +31,30 @@ def test_mean_by_hand(rng):
     np.testing.assert_allclose(MeanPooling()(q), q.mean(axis=1), atol=1e-6)
 
 
+@settings(deadline=None, max_examples=40)
+@given(percent=st.integers(1, 100), count=st.integers(1, 50), seed=st.integers(0, 99), known=st.booleans())
+def test_topk_by_hand(percent, count, seed, known):
+    """The mean of the highest, whether the number of patches is known beforehand or not."""
+    q, share = np.random.default_rng(seed).random((3, count, 1), "float32"), percent / 100
+    k = -(-percent * count // 100)
+    expected = np.sort(q, axis=1)[:, count - k :].mean(axis=1)
+    layer = TopMean(share)
+    if not known:
+        layer = tf.function(layer, input_signature=[tf.TensorSpec((None, None, 1))])
+    np.testing.assert_allclose(layer(q), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("share", "p0"), [(0.5, 1 / 3), (0.125, 0.0)])
+def test_topk_converges_to_its_closed_form(share, p0):
+    """2 of 16 patches are white: n = 8 gives (8 - 4) / 12, n = 2 the zero."""
+    images = patch_images(4, 2, 8)
+    small = {"patch_size": 8, "filters": 8, "depth": 3}
+    model = fit(images, steps=300, learning_rate=1e-2, pooling="topk", share=share, **small)
+    decisions = measure(model, images[1])
+    assert decisions.p0 == pytest.approx(p0, abs=0.02)
+    assert decisions.p1 == pytest.approx(1, abs=0.02)
+
+
 def test_certain_decisions_stay_finite():
     for r in (0.01, 4.0, 100.0):
         pooled = np.asarray(
@@ -40,7 +65,7 @@ def test_certain_decisions_stay_finite():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("pooling", ["mean", "lse"])
+@pytest.mark.parametrize("pooling", ["mean", "lse", "topk"])
 def test_fit_recovers_from_a_sure_and_wrong_start(pooling, dtype, policy, rng):
     """All decisions saturated at the wrong class: dL/db is 1 in exact arithmetic."""
     policy(dtype)
@@ -76,7 +101,17 @@ def test_pooling_comes_back_from_a_file(tmp_path, rng):
 
 
 @pytest.mark.parametrize(
-    "bad", [("max", 4.0), ("lse", 0.0), ("lse", 101.0), ("lse", float("nan")), ("lse", "4")]
+    "bad",
+    [
+        ("max", 4.0, 0.1),
+        ("lse", 0.0, 0.1),
+        ("lse", 101.0, 0.1),
+        ("lse", float("nan"), 0.1),
+        ("lse", "4", 0.1),
+        ("topk", 4.0, 0.0),
+        ("topk", 4.0, 1.1),
+        ("topk", 4.0, None),
+    ],
 )
 def test_bad_pooling(bad):
     with pytest.raises(ValueError, match="Received"):

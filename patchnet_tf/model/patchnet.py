@@ -36,9 +36,10 @@ class PatchNet(keras.Model):
         filters: maps of each convolution of the paper's S.
         depth: number of its convolutions.
         padding: of its convolutions, "same" (the paper's) or "valid".
-        pooling: "mean" (the paper's) or "lse", for evidence that covers little of an image; see
+        pooling: "mean" (the paper's); "topk" or "lse", for evidence that covers little of an image; see
             `patchnet_tf.model.pooling`.
         sharpness: r of "lse", from 0.01 to 100.
+        share: of the patches that "topk" averages, above 0 and at most 1.
         border: what patches see beyond the image: "zero" (the paper's black) or "reflect", its mirror image.
         preprocessing: layers that take and return (B, H, W, C) images in 0..1, applied in this order.
         mean: mean of 0..1 pixels, one number or one for each channel; None means what S says that it wants,
@@ -72,7 +73,7 @@ class PatchNet(keras.Model):
         >>> model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
 
         >>> S = local_network("efficientnet_lite0", patch_size=35)
-        >>> model = PatchNet((None, None, 3), subnet=S, border="reflect", pooling="lse")
+        >>> model = PatchNet((None, None, 3), subnet=S, border="reflect", pooling="topk")
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class PatchNet(keras.Model):
         padding: str = "same",
         pooling: str = "mean",
         sharpness: float = 4.0,
+        share: float = 0.1,
         border: str = "zero",
         preprocessing: Iterable[keras.layers.Layer] = (),
         mean: float | Sequence[float] | None = None,
@@ -113,7 +115,7 @@ class PatchNet(keras.Model):
             stride,
             crop,
             border=border,
-            pooling=make_pooling(pooling, sharpness),
+            pooling=make_pooling(pooling, sharpness, share),
             preprocessing=preprocessing,
             mean=mean,
             std=std,
@@ -129,7 +131,7 @@ class PatchNet(keras.Model):
         self.pooling, self.preprocessing = parts.pooling, parts.preprocessing
         self.mean, self.std = parts.mean, parts.std
         self.image_shape = shape
-        self._arguments = {"pooling": pooling, "sharpness": sharpness}
+        self._arguments = {"pooling": pooling, "sharpness": sharpness, "share": share}
         self._parts = parts
 
     @property

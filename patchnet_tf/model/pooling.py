@@ -4,10 +4,13 @@ mean    the paper's: the average decision. Evidence that covers a share b < 1/2 
         in both classes, cannot bring it above 1/2.
 lse     log-mean-exp of the logits, (1/r) log mean exp(r z): a smooth maximum, for evidence that covers
         little of an image. With r near 0 it is the mean of the logits, with a large r their maximum.
+topk    the average of the highest decisions, a stated share of all patches, for the same evidence. It says
+        of the other patches only that they are lower.
 
 docs/convergence.md works out what either makes the decisions converge to.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -94,17 +97,64 @@ class LogMeanExp(keras.layers.Layer):
         return {**super().get_config(), "sharpness": self.sharpness}
 
 
-POOLINGS = {"mean": MeanPooling, "lse": LogMeanExp}
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class TopMean(keras.layers.Layer):
+    """The mean of the highest decisions: of ceil(share * P) among P patches; in float32.
 
+    Args:
+        share: of the patches, above 0 and at most 1, where it is the mean of all.
 
-def make_pooling(pooling: str, sharpness: float) -> keras.layers.Layer:
-    """Return the layer of a name; `sharpness` is for "lse".
+    Call arguments:
+        decisions: Q (B, P, 1) in [0, 1].
+
+    Returns:
+        (B, 1).
 
     Raises:
-        ValueError: there is no such pooling, or `sharpness` is out of its range.
+        ValueError: `share` is no such number.
+
+    Example:
+        >>> float(TopMean(0.5)(numpy.array([[[0.2], [0.9], [0.1], [0.7]]]))[0, 0])
+        0.8
     """
-    if pooling not in POOLINGS:
-        raise ValueError(f"`pooling` must be one of {', '.join(POOLINGS)}. Received: pooling={pooling!r}")
-    if pooling == "mean":
-        return MeanPooling(name="probability")
-    return LogMeanExp(sharpness, name="probability")
+
+    def __init__(self, share: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.share = float(check_number("share", share, 0))
+        if not 0 < self.share <= 1:
+            raise ValueError(f"`share` must be above 0 and at most 1. Received: share={share!r}")
+
+    def call(self, decisions: Any) -> Any:
+        """Average the highest of (B, P, 1)."""
+        count = ops.shape(decisions)[1]
+        share = self.share * (1 - 1e-6)  # so that 0.1 of 70 patches is 7 in float32 and in Python
+        if isinstance(count, int):
+            highest = math.ceil(share * count)
+        else:
+            highest = ops.cast(ops.ceil(share * ops.cast(count, "float32")), "int32")
+        values, _ = ops.top_k(decisions[..., 0], highest)  # (B, k)
+        return ops.mean(values, axis=1, keepdims=True)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """(B, P, 1) to (B, 1)."""
+        return (input_shape[0], input_shape[2])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {**super().get_config(), "share": self.share}
+
+
+def make_pooling(pooling: str, sharpness: float, share: float) -> keras.layers.Layer:
+    """Return the layer of a name; `sharpness` is for "lse", `share` for "topk".
+
+    Raises:
+        ValueError: there is no such pooling, or its argument is out of its range.
+    """
+    makers = {
+        "mean": lambda: MeanPooling(name="probability"),
+        "lse": lambda: LogMeanExp(sharpness, name="probability"),
+        "topk": lambda: TopMean(share, name="probability"),
+    }
+    if pooling not in makers:
+        raise ValueError(f"`pooling` must be one of {', '.join(makers)}. Received: pooling={pooling!r}")
+    return makers[pooling]()
