@@ -18,14 +18,13 @@ from ..config import SIDE
 from ..contract import HEATMAP, HEATMAP_WANTED, IMAGE, OUTPUTS, Contract
 from ..errors import InputError
 from ..model.checks import check_positive
-from ..model.local import LocalNetwork
 from ..model.patches import ExtractPatches, gather_patches
 from ..model.patchnet import PatchNet
 from ..serving import Predictor
 from .comparison import TOLERANCE, Verification
 from .graph import embed_constants, make_optional, replace
 from .metadata import DESCRIPTION, DOCS, package_version
-from .signature import signature
+from .signature import is_plain, signature
 from .stages import CLASS_NAMES, Format, export_model
 
 OPSET = 18
@@ -172,16 +171,13 @@ class GatheredPatches(ExtractPatches):
 
 def convert(model: PatchNet) -> onnx.ModelProto:
     """Return the ONNX model, without names and metadata."""
-    # A local network is a plain graph of convolutions: its heatmap costs little more than its probability.
-    plain = isinstance(model.subnet, LocalNetwork)
-    memory = None if plain else MEMORY
-    outputs = signature(model, GatheredPatches, memory=memory).python_function
+    outputs = signature(model, GatheredPatches, memory=MEMORY).python_function
     # Any shape, also where it is fixed: of a known one TensorFlow would work out where each gather reads, and
     # store that in the file, which grew with the image. `label` declares the shape.
     spec = tf.TensorSpec((None, None, None, model.input_shape[-1]), tf.uint8, name=IMAGE)
     function = tf.function(outputs, autograph=False)
     converted, _ = tf2onnx.convert.from_function(function, input_signature=[spec], opset=OPSET)
-    if not plain:
+    if not is_plain(model):
         make_optional(converted.graph, HEATMAP, HEATMAP_WANTED)
     embed_constants(converted)
     return converted

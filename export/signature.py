@@ -8,6 +8,7 @@ import tensorflow as tf
 from ..contract import HEATMAP, IMAGE, OUTPUTS, PROBABILITY
 from ..model.dense import MEMORY
 from ..model.heatmaps import heatmap_model
+from ..model.local import LocalNetwork
 from ..model.patches import ExtractPatches
 from ..model.patchnet import PatchNet
 
@@ -26,7 +27,8 @@ def signature(
         model: what `PatchNet` or `load_model` returned. The weights are shared, not copied.
         patches: the class that cuts the patches.
         outputs: what to compute. TensorFlow computes what is in a graph, asked for or not.
-        memory: of the heatmap, in MiB, as `heatmap_model` takes it.
+        memory: of the heatmap, in MiB, as `heatmap_model` takes it; that of a local network has no bound, so
+            that it is a plain graph of convolutions.
 
     Returns:
         A function of `image`, uint8 (B, H, W, C), that returns "probability", float32 (B,), and "heatmap",
@@ -39,7 +41,7 @@ def signature(
     # Any size, though `model` may be for one.
     image = keras.Input((None, None, model.channels), name=IMAGE)
     decisions = keras.Model(image, model.decisions(image, patches))
-    heatmap = heatmap_model(model, memory=memory)
+    heatmap = heatmap_model(model, memory=None if is_plain(model) else memory)
 
     def probability(pixels: tf.Tensor) -> tf.Tensor:
         # In double precision, so that the order of the sum, which ONNX Runtime chooses anew for every size of
@@ -58,6 +60,11 @@ def signature(
 
     spec = tf.TensorSpec((None, None, None, model.channels), tf.uint8, name=IMAGE)
     return tf.function(answer, input_signature=[spec], autograph=False)
+
+
+def is_plain(model: PatchNet) -> bool:
+    """Return whether it is exported as a plain graph of convolutions, without loops and branches."""
+    return isinstance(model.subnet, LocalNetwork)
 
 
 def check_patchnet(model: keras.Model) -> None:

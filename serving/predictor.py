@@ -161,6 +161,10 @@ def open_session(path: Path, providers: list[str], threads: int) -> onnxruntime.
     """Load a model file into ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Threads hand each other small shares of the work and sleep when there is none: where other programs run
+    # too, a thread that is held up holds up the others less, and none burns time that they need.
+    options.add_session_config_entry("session.dynamic_block_base", "16")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = FATAL
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
