@@ -50,7 +50,8 @@ def to_onnx(
     The file takes `image`, uint8 (batch, height, width, channels), and returns `probability`, float32
     (batch,), and `heatmap`, float32 (batch, height, width). Preprocessing is inside, the heatmap is the
     exact one, and its memory does not grow with the image. Runtimes compute all outputs of a file; feed
-    the further input `heatmap_wanted` with false where the probability is enough.
+    the further input `heatmap_wanted` with false where the probability is enough. With a local network as S
+    the file is a plain graph without that input, and its memory grows with the image.
 
     Beside the file are written, each with an entry for every exported file in the folder, MANIFEST.json
     (sha256) and verification.json (the differences); and NAME.test_vectors.json (images and Keras's answers).
