@@ -46,11 +46,11 @@ def different(names: tuple[str, str]) -> tuple[str, str]:
     return names
 
 
-def each_once(numbers: tuple[int, ...]) -> tuple[int, ...]:
-    """Refuse a number that is given twice."""
-    if len(set(numbers)) < len(numbers):
+def each_once(values: tuple) -> tuple:
+    """Refuse a value that is given twice."""
+    if len(set(values)) < len(values):
         raise ValueError("one of them twice")
-    return numbers
+    return values
 
 
 Count = Annotated[int, Field(ge=1), expect("a whole number of at least 1")]
@@ -275,16 +275,21 @@ class PaperSubnet(Section):
     padding: Annotated[Literal["same", "valid"], expect('"same" or "valid"')] = "same"
 
 
-class PretrainedSubnet(Section):
-    """S from a pretrained network made local; see `local_network`."""
+class Pretrained(Section):
+    """A pretrained network, and how it is trained."""
 
     kind: Literal["pretrained"]
     network: Text = "efficientnet_lite0"  # or one of keras.applications
     weights: Text | None = "imagenet"  # or the path of a file; None: random
-    hidden: Units = 64  # of the head; 0 makes it logistic
     dropout: Dropout = 0.0  # of the head
     fine_tune: Flag = False  # train the network too, not the head alone
     fine_tune_rate: Rate = 1e-4  # the learning rate then, instead of training.learning_rate
+
+
+class PretrainedSubnet(Pretrained):
+    """S from a pretrained network made local; see `local_network`."""
+
+    hidden: Units = 64  # of the head; 0 makes it logistic
 
 
 Subnet = PaperSubnet | PretrainedSubnet
@@ -318,6 +323,17 @@ class PatchNetModel(ModelSection):
         return self.subnet.fine_tune_rate if tuned else None
 
 
+class PretrainedModel(ModelSection, Pretrained):
+    """The arguments of `patchnet_tf.baselines.pretrained_full`."""
+
+    kind: Literal["pretrained"]
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The learning rate of a network that is fine-tuned."""
+        return self.fine_tune_rate if self.fine_tune else None
+
+
 class Vgg11Model(ModelSection):
     """The arguments of `patchnet_tf.baselines.vgg11`."""
 
@@ -333,7 +349,7 @@ class Vgg19CamModel(ModelSection):
     width: Share = 1.0  # of the published network's channels
 
 
-Model = PatchNetModel | Vgg11Model | Vgg19CamModel
+Model = PatchNetModel | PretrainedModel | Vgg11Model | Vgg19CamModel
 
 
 def patchnet_by_default(model: Any) -> Any:
@@ -365,8 +381,19 @@ class Training(Section):
 
 
 class Baselines(Section):
-    """How `patchnet compare` trains VGG-19 for CAM and VGG-11; None means as `training` says."""
+    """What `patchnet compare` trains beside PatchNet.
 
+    The pretrained network in full is trained as `training` says, and is that of `model.subnet` if there is
+    one. The other keys are for the networks that start from scratch, VGG-19 for CAM and VGG-11; None means as
+    `training` says.
+    """
+
+    networks: Annotated[
+        tuple[Literal["pretrained", "vgg19_cam", "vgg11"], ...],
+        Field(strict=False, min_length=1),
+        AfterValidator(each_once),
+        expect("a list of pretrained, vgg19_cam and vgg11, each once"),
+    ] = ("vgg19_cam", "vgg11")
     width: Share = 1.0  # of their channels
     batch_size: Count | None = 64
     learning_rate: Rate | None = None

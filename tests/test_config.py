@@ -201,7 +201,7 @@ def test_sections_of_published_data_have_their_defaults(write):
             "model.preprocessing=[3]",
             "model.preprocessing.0: expected a section with keys of its own. Received: 3",
         ),
-        ("model.kind=vgg", "model.kind: expected patchnet, vgg11 or vgg19_cam. Received: 'vgg'"),
+        ("model.kind=vgg", "model.kind: expected patchnet, pretrained, vgg11 or vgg19_cam. Received: 'vgg'"),
         ("model={kind: vgg11, patch_size: 17}", "model.patch_size: unknown key"),
         ("model={kind: vgg11, widht: 0.5}", "model.widht: unknown key; did you mean model.width?"),
         (
@@ -215,6 +215,19 @@ def test_sections_of_published_data_have_their_defaults(write):
         (
             "model={kind: vgg11, preprocessing: [{kind: gamma, gamma: 0}]}",
             "model.preprocessing.0.gamma: expected a number of at least 0.01. Received: 0",
+        ),
+        ("model={kind: pretrained, hidden: 8}", "model.hidden: unknown key"),
+        (
+            "model={kind: pretrained, dropout: 1}",
+            "model.dropout: expected a number from 0 to below 1. Received: 1",
+        ),
+        *(
+            (
+                f"comparison.baselines.networks={networks}",
+                "comparison.baselines.networks: expected a list of pretrained, vgg19_cam and vgg11, "
+                f"each once. Received: {networks}",
+            )
+            for networks in ("[]", "['vgg11', 'vgg11']", "['vgg16']")
         ),
         (
             "comparison.patch_sizes=[8, 8]",

@@ -9,6 +9,7 @@ from patchnet_tf.training.kinds import KINDS, kind_of
 
 SECTIONS = {
     "patchnet": {"patch_size": 9, "filters": 2, "depth": 1},
+    "pretrained": {"weights": None},
     "vgg19_cam": {"width": 0.01},
     "vgg11": {"width": 0.01, "resize": None},
 }
@@ -56,6 +57,12 @@ def test_names():
     labels = {kind: kind_of(config(kind)).names(config(kind).model) for kind in KINDS}
     assert labels == {
         "patchnet": ("patchnet9", "PatchNet 9", "patchnet9", "PatchNet 9"),
+        "pretrained": (
+            "pretrained",
+            "efficientnet_lite0 in full",
+            "pretrained_cam",
+            "CAM, pretrained",
+        ),
         "vgg19_cam": ("cam", "VGG-19, CAM", "cam", "CAM"),
         "vgg11": ("vgg11", "VGG-11", "grad_cam", "Grad-CAM"),
     }

@@ -9,6 +9,7 @@ maps = baselines.cam(model, images)
 from .cam import cam
 from .grad_cam import grad_cam
 from .occlusion import occlusion
+from .pretrained import pretrained_full
 from .vgg import vgg11, vgg19_cam
 
-__all__ = ["cam", "grad_cam", "occlusion", "vgg11", "vgg19_cam"]
+__all__ = ["cam", "grad_cam", "occlusion", "pretrained_full", "vgg11", "vgg19_cam"]

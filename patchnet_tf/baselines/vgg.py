@@ -115,7 +115,19 @@ def front(
     crop: tuple[int, int] | None = None,
     resize: tuple[int, int] | None = None,
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Return the images and their pixels as the convolutions get them; `smallest` is their least side."""
+    """Return the images and their pixels as the convolutions get them, standardized; see `region`."""
+    image, x = region(input_shape, smallest, preprocessing, crop, resize)
+    return image, standardize(mean, std, x.shape[-1])(x)
+
+
+def region(
+    input_shape: Sequence[int | None],
+    smallest: int,
+    preprocessing: Iterable[keras.layers.Layer],
+    crop: tuple[int, int] | None = None,
+    resize: tuple[int, int] | None = None,
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Return the images, and in 0..1 what a network sees of them; `smallest` is its least side."""
     shape = check_image_shape(input_shape, 1, None)
     crop, resize = (size if size is None else check_crop(size) for size in (crop, resize))
     if crop and any(size is not None and size < c for size, c in zip(shape[:2], crop, strict=True)):
@@ -134,7 +146,7 @@ def front(
         x = keras.layers.CenterCrop(*crop, data_format="channels_last", name="crop")(x)
     if resize:
         x = keras.layers.Resizing(*resize, antialias=True, data_format="channels_last", name="resize")(x)
-    return image, standardize(mean, std, shape[2])(x)
+    return image, x
 
 
 def blocks(x: keras.KerasTensor, convolutions: Sequence[int], pooled: int, width: float) -> keras.KerasTensor:

@@ -10,13 +10,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from ..config import Config
 from ..data import Examples, load_dataset
 from ..data.batches import Batches
 from ..images import pictures
 from ..progress import Progress, silent
 from ..training.history import read_history
-from ..training.kinds import kind_of
+from ..training.kinds import Draw, kind_of
 from ..training.run import HEATMAPS, HISTORY, METRICS, open_run
 from . import metrics, results
 
@@ -53,7 +52,7 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> results.Run:
     test = classification(model, data.test, batch_size, "testing", progress) if data.test else None
     localization = None
     if masked := data.masked:
-        maps = draw_maps(config, model, masked.images, progress)
+        maps = draw_maps(kind_of(config).drawing(model), masked.images, progress)
         localization = metrics.localization(maps, masked.masks)
         shown = slice(STRIP)
         strip = pictures.strip(
@@ -90,9 +89,8 @@ def versions() -> dict[str, str]:
     return numbers
 
 
-def draw_maps(config: Config, model: keras.Model, images: np.ndarray, progress: Progress) -> np.ndarray:
+def draw_maps(draw: Draw, images: np.ndarray, progress: Progress) -> np.ndarray:
     """Draw the maps (N, H, W), float32 in [0, 1], of images (N, H, W, C); tells after each strip."""
-    draw = kind_of(config).drawing(model)
     maps = np.empty(images.shape[:3], "float32")
     for k, image in enumerate(images):
         maps[k] = draw(image, lambda share, k=k: progress("heatmaps", k + share, len(images)))

@@ -24,12 +24,12 @@ class FeatureBatches(Batches):
         seed, options: as of `Batches`, without `zoom`, which makes new pixels every time.
 
     Attributes:
-        features: (V, N, rows, columns, F) of `compute`; training begins when they are there.
+        features: (V, N, ...) of `compute`; training begins when they are there.
 
     Example:
         >>> batches = FeatureBatches(dataset.train, 4, seed=0, flips=True)
-        >>> batches.compute(network, Path("runs/cells"), 1024, silent)
-        >>> features, labels = batches[0]  # (4, rows, columns, F) float32, (4, 1) float32
+        >>> batches.compute(network, Path("runs/cells"), 1024, silent)  # to features (B, 1280)
+        >>> features, labels = batches[0]  # (4, 1280) float32, (4, 1) float32
     """
 
     def __init__(self, examples: Examples, batch_size: int, seed: int | None = None, **options: Any) -> None:
@@ -48,7 +48,7 @@ class FeatureBatches(Batches):
         """Compute the features of all images and mirrorings.
 
         Args:
-            network: from images (B, H, W, C) to features (B, rows, columns, F).
+            network: from images (B, H, W, C) to features (B, ...).
             folder: where those go, in a file without a name, that do not fit in the memory.
             memory: for the features, in MiB.
             progress: told after every few images.
@@ -61,7 +61,7 @@ class FeatureBatches(Batches):
         for v, (down, right) in enumerate(self.ways):
             for start in range(0, len(self.images), IMAGES):
                 images = self.images[start : start + IMAGES, :: -1 if down else 1, :: -1 if right else 1]
-                features = network.predict_on_batch(images)  # (b, rows, columns, F)
+                features = network.predict_on_batch(images)  # (b, ...)
                 if self.features is None:
                     shape = (len(self.ways), len(self.images), *features.shape[1:])
                     self.features = room(shape, folder, memory)
@@ -69,7 +69,7 @@ class FeatureBatches(Batches):
                 progress(task, v * len(self.images) + start + len(images), total)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return features (B, rows, columns, F) and labels (B, 1) of batch `index` of this epoch."""
+        """Return features (B, ...) and labels (B, 1) of batch `index` of this epoch."""
         chosen = self.chosen(index)
         ways = [self.ways.index(tuple(way)) for way in self.mirrored(chosen)]
         return self.features[ways, chosen], self.labels[chosen]

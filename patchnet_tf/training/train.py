@@ -11,8 +11,6 @@ from ..data import Dataset, load_dataset
 from ..data.batches import Batches
 from ..errors import InputError
 from ..files import replacing
-from ..model.frozen import split_frozen
-from ..model.patchnet import PatchNet
 from ..progress import Progress, silent
 from .build import build
 from .callbacks import Convergence, HeatmapSnapshots
@@ -135,9 +133,9 @@ def frozen_network(
 ) -> tuple[keras.Model, keras.Model] | None:
     """Return the frozen network of a model and the rest, or None where features cannot be kept."""
     # A zoom makes other pixels in every epoch, and each device computes its own.
-    if config.training.zoom or group.devices > 1 or not isinstance(model, PatchNet):
+    if config.training.zoom or group.devices > 1:
         return None
-    return split_frozen(model)
+    return kind_of(config).split(model)
 
 
 def make_optimizer(config: Config) -> keras.optimizers.Optimizer:

@@ -1,19 +1,17 @@
 """Which networks are compared."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ...config import Config
+from ...config import Config, Pretrained
 from ...training.kinds import KINDS, Names, kind_of
-
-BASELINES = ("vgg19_cam", "vgg11")  # kinds of the networks that the paper compares with
 
 
 class Candidate(NamedTuple):
-    """A network that is compared, and the method that draws its maps.
+    """A network that is compared, and the methods that draw its maps.
 
     Attributes:
-        names: as files and tables call both.
+        names: as files and tables call it and its first method.
         config: what the network is trained by.
     """
 
@@ -38,11 +36,22 @@ def baselines(config: Config) -> Iterator[Candidate]:
     if not (settings := config.comparison.baselines):
         return
     pixels = {"crop": config.model.crop, "preprocessing": config.model.preprocessing}
-    own = settings.model_dump(exclude={"width"}, exclude_none=True)
-    training = config.training.model_copy(update=own | {"snapshot_every": None})
-    for kind in BASELINES:
-        model = KINDS[kind].section(kind=kind, width=settings.width, **pixels)
-        yield candidate(config, model=model, training=training)
+    same = config.training.model_copy(update={"snapshot_every": None})
+    own = settings.model_dump(exclude={"networks", "width"}, exclude_none=True)
+    from_scratch = same.model_copy(update=own)
+    for kind in settings.networks:
+        if kind == "pretrained":
+            model = KINDS[kind].section(kind=kind, **network_of(config), **pixels)
+            yield candidate(config, model=model, training=same)
+        else:
+            model = KINDS[kind].section(kind=kind, width=settings.width, **pixels)
+            yield candidate(config, model=model, training=from_scratch)
+
+
+def network_of(config: Config) -> dict[str, Any]:
+    """Return the keys that say which pretrained network PatchNet has and how it is trained, if it has one."""
+    subnet = config.model.subnet
+    return subnet.model_dump(exclude={"kind", "hidden"}) if isinstance(subnet, Pretrained) else {}
 
 
 def candidate(config: Config, **sections: object) -> Candidate:

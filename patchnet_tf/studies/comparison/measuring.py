@@ -24,20 +24,30 @@ from .images import Chosen, read_arrays
 STEPS = 25  # of the deletion and insertion curves
 
 
-class Measured(NamedTuple):
-    """The figures of a network and of its method.
+class Drawn(NamedTuple):
+    """The figures of the maps that a method drew.
 
     Attributes:
-        model: of the network.
-        method: of its maps.
-        probability: of class 1, for each chosen image.
+        method: of all maps.
         per_image: what `metrics.per_image` returns; empty without masks.
     """
 
-    model: results.Model
     method: results.Method
-    probability: list[float]
     per_image: dict[str, np.ndarray]
+
+
+class Measured(NamedTuple):
+    """The figures of a network and of its methods.
+
+    Attributes:
+        model: of the network.
+        methods: of its maps.
+        probability: of class 1, for each chosen image.
+    """
+
+    model: results.Model
+    methods: list[Drawn]
+    probability: list[float]
 
 
 def measure(
@@ -45,14 +55,15 @@ def measure(
 ) -> Measured:
     """Measure the network that a training ended with, in the folder of a comparison."""
     names = candidate.names
+    config, model = open_run(folder / names.slug)
+    methods = kind_of(config).methods(config.model)
 
     def step(number: int) -> Progress:
         def show(task: str, done: float, total: int, note: str = "") -> None:
-            progress(f"{names.label}: measuring", number + done / total, 4, task)
+            progress(f"{names.label}: measuring", number + done / total, 2 + 2 * len(methods), task)
 
         return show
 
-    config, model = open_run(folder / names.slug)
     batch_size = config.training.batch_size
     splits = {
         split: classification(model, examples, batch_size, split, step(k)) if examples else None
@@ -60,13 +71,24 @@ def measure(
     }
     probability = model.predict(chosen.images, batch_size=batch_size, verbose=0)[:, 0].tolist()
 
-    path = folder / "maps" / f"{names.method}.npy"
-    maps = read_arrays(path)
-    if maps is None:
-        maps = draw_maps(config, model, chosen.images, step(2))
-        write_array(path, maps)
-    per_image = {} if chosen.masks is None else metrics.per_image(maps, chosen.masks)
-    curves = folder / "maps" / f"{names.method}_curves.npz"
+    drawn = []
+    for k, (of_method, drawing) in enumerate(methods, 1):
+        path = folder / "maps" / f"{of_method.method}.npy"
+        maps = read_arrays(path)
+        if maps is None:
+            maps = draw_maps(drawing(model), chosen.images, step(2 * k))
+            write_array(path, maps)
+        per_image = {} if chosen.masks is None else metrics.per_image(maps, chosen.masks)
+        curves = folder / "maps" / f"{of_method.method}_curves.npz"
+        method = results.Method(
+            slug=of_method.method,
+            label=of_method.method_label,
+            model=names.slug,
+            min_max_normalized=kind_of(config).min_max_normalized,
+            localization={name: metrics.summarize(values) for name, values in per_image.items()} or None,
+            faithfulness=faithfulness(curves, model, maps, chosen, config, step(2 * k + 1)),
+        )
+        drawn.append(Drawn(method, per_image))
     return Measured(
         results.Model(
             slug=names.slug,
@@ -80,16 +102,8 @@ def measure(
             ended=ending.reason,
             **splits,
         ),
-        results.Method(
-            slug=names.method,
-            label=names.method_label,
-            model=names.slug,
-            min_max_normalized=kind_of(config).min_max_normalized,
-            localization={name: metrics.summarize(values) for name, values in per_image.items()} or None,
-            faithfulness=faithfulness(curves, model, maps, chosen, config, step(3)),
-        ),
+        drawn,
         probability,
-        per_image,
     )
 
 

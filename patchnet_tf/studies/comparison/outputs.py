@@ -25,7 +25,8 @@ LOSS, ACCURACY, AUROC, SECONDS = (
 
 def write_outputs(folder: Path, compared: results.Comparison, chosen: Chosen) -> None:
     """Write comparison.csv, both pictures where there are several patch sizes, and comparison.json."""
-    pairs = list(zip(compared.models, compared.methods, strict=True))
+    models = {model.slug: model for model in compared.models}
+    pairs = [(models[method.model], method) for method in compared.methods]
     write_rows(folder / "comparison.csv", [row(*pair) for pair in pairs])
     patchnets = [(model, method) for model, method in pairs if model.patch_size is not None]
     pictures = (folder / "patch_sizes.png", folder / "heatmaps.png")

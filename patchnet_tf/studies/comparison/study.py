@@ -107,7 +107,8 @@ def check(folder: Path, candidate: Candidate, data: Dataset) -> training.Trainin
 def train(folder: Path, candidate: Candidate, data: Dataset, progress: Progress) -> training.Training:
     """Train a network to its end; maps of an earlier end are taken away before."""
     names = candidate.names
-    forget(folder / "maps", names.method)
+    for of_method, _ in kind_of(candidate.config).methods(candidate.config.model):
+        forget(folder / "maps", of_method.method)
 
     def show(task: str, done: float, total: int, note: str = "") -> None:
         progress(f"{names.label}: {task}", done, total, note)
@@ -124,7 +125,7 @@ def summarize(config: Config, data: Dataset, chosen: Chosen, measured: list[Meas
         class_names=data.class_names,
         masks=data.masked.name if data.masked else None,
         models=[each.model for each in measured],
-        methods=[each.method for each in measured],
+        methods=[drawn.method for each in measured for drawn in each.methods],
         images=[
             results.Image(
                 name=chosen.names[k],
@@ -133,8 +134,9 @@ def summarize(config: Config, data: Dataset, chosen: Chosen, measured: list[Meas
                 localization=None
                 if chosen.masks is None
                 else {
-                    each.method.slug: {name: values[k] for name, values in each.per_image.items()}
+                    drawn.method.slug: {name: values[k] for name, values in drawn.per_image.items()}
                     for each in measured
+                    for drawn in each.methods
                 },
             )
             for k in range(len(chosen.images))

@@ -10,11 +10,13 @@ A new kind is a file here, a line in `KINDS`, and its section in `patchnet_tf.co
 from ...config import Config
 from .base import Draw, Kind, Names
 from .patchnet import PATCHNET
+from .pretrained import PRETRAINED
 from .vgg11 import VGG11
 from .vgg19_cam import VGG19_CAM
 
 KINDS: dict[str, Kind] = {
     "patchnet": PATCHNET,
+    "pretrained": PRETRAINED,
     "vgg19_cam": VGG19_CAM,
     "vgg11": VGG11,
 }

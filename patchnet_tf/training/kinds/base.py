@@ -40,6 +40,9 @@ class Kind:
         drawing: takes a model, and returns what draws the map of an image.
         smallest: takes a section, and returns the (height, width) that the model must see at least.
         names: takes a section, and returns how files and tables call the model and its method.
+        others: further methods that a comparison draws with: `names`, of the same model, and `drawing`.
+        split: takes a model, and returns the network in it that is frozen, from images to features, and the
+            rest, from those to the probability; None where features cannot be computed once for all epochs.
         fixed_size: takes a section, and returns whether all images must have the size of those of training.
         patches: whether it decides about patches, whose size the section says: `patch_size`.
         snapshots: whether its heatmaps can be drawn in training.
@@ -51,6 +54,8 @@ class Kind:
     drawing: Callable[[keras.Model], Draw]
     smallest: Callable[[Any], tuple[int, int]]
     names: Callable[[Any], Names]
+    others: tuple[tuple[Callable[[Any], Names], Callable[[keras.Model], Draw]], ...] = ()
+    split: Callable[[Any], tuple[keras.Model, keras.Model] | None] = lambda model: None
     fixed_size: Callable[[Any], bool] = lambda section: False
     patches: bool = False
     snapshots: bool = False
@@ -60,6 +65,10 @@ class Kind:
     def min_max_normalized(self) -> bool:
         """Whether each map is scaled from its own lowest to its own highest value; see its section."""
         return self.section.min_max_normalized
+
+    def methods(self, section: ModelSection) -> list[tuple[Names, Callable[[keras.Model], Draw]]]:
+        """Return (names, drawing) of each method that draws its maps, its own first."""
+        return [(names(section), drawing) for names, drawing in ((self.names, self.drawing), *self.others)]
 
     def smallest_image(self, section: ModelSection) -> tuple[int, int]:
         """Return the (height, width) that an image must have at least."""

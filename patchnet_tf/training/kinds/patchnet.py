@@ -6,6 +6,7 @@ import keras
 
 from ...config import PatchNetModel
 from ...errors import InputError
+from ...model.frozen import split_frozen
 from ...model.heatmaps import Drawing, heatmap_model
 from ...model.local import local_network
 from ...model.patchnet import PatchNet
@@ -52,6 +53,7 @@ PATCHNET = Kind(
     drawing=drawing,
     smallest=lambda section: (section.patch_size, section.patch_size),
     names=names,
+    split=split_frozen,
     patches=True,
     snapshots=True,
     exportable=True,
