@@ -216,7 +216,10 @@ def test_sections_of_published_data_have_their_defaults(write):
             "model={kind: vgg11, preprocessing: [{kind: gamma, gamma: 0}]}",
             "model.preprocessing.0.gamma: expected a number of at least 0.01. Received: 0",
         ),
-        ("model={kind: pretrained, hidden: 8}", "model.hidden: unknown key"),
+        (
+            "model={kind: pretrained, hidden: 8}",
+            "model.hidden: unknown key; did you mean model.subnet.hidden?",
+        ),
         (
             "model={kind: pretrained, dropout: 1}",
             "model.dropout: expected a number from 0 to below 1. Received: 1",

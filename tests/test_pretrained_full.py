@@ -140,7 +140,9 @@ def test_the_history_is_that_of_the_whole_model(place, monkeypatch):
 
 
 def test_fine_tuning_leaves_batch_normalization_as_it_is(place):
-    config = load_config(place / "full.yaml", ["model.fine_tune=true", "training.epochs=1"])
+    config = load_config(
+        place / "full.yaml", ["model.fine_tune=true", "model.weights=imagenet", "training.epochs=1"]
+    )
     assert config.model.learning_rate == 1e-4
     keras.utils.set_random_seed(1)
     before = build(config, load_dataset(config))

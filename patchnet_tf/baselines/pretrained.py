@@ -10,8 +10,9 @@ from typing import Any
 import keras
 
 from ..errors import InputError
-from ..model.layers import check_number, standardize
+from ..model.checks import check_number
 from ..model.named import open_network
+from ..model.preprocessing import standardize
 from ..model.unpadded import PerChannel, normalization, per_channel
 from .vgg import decision, region
 
@@ -120,17 +121,19 @@ def inference_mode(network: keras.Model) -> keras.Model:
     """Return a copy for images of any size, with its weights and with constant batch normalization."""
     copies = []
 
-    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+    def copy(layer: Any) -> Any:  # which may be an operation too, such as a sum
         if isinstance(layer, keras.layers.BatchNormalization):
             return per_channel(layer.name, *normalization(layer))
-        copies.append((layer, type(layer).from_config(layer.get_config())))
-        return copies[-1][1]
+        copied = type(layer).from_config(layer.get_config())
+        copies.append((layer, copied))
+        return copied
 
-    def call(layer: keras.layers.Layer, *inputs: Any, **options: Any) -> Any:
+    def call(layer: Any, *inputs: Any, **options: Any) -> Any:
         return layer(*inputs) if isinstance(layer, PerChannel) else layer(*inputs, **options)
 
     image = keras.Input((None, None, 3), name="pixels")
     body = keras.models.clone_model(network, image, clone_function=copy, call_function=call, recursive=True)
     for layer, copied in copies:
-        copied.set_weights(layer.get_weights())
+        if getattr(layer, "weights", None):
+            copied.set_weights(layer.get_weights())
     return body

@@ -104,7 +104,10 @@ def compare(
     are also a chart, DIR/patch_sizes.png, and DIR/heatmaps.png. After Ctrl-C or a crash,
     the same command goes on; a finished model is not trained again, unless training.epochs gives it more.
 
-    The baselines have 20 and 129 million weights: slow to train without a GPU, and 4 GB on disk.
+    comparison.baselines.networks=[pretrained] compares with the pretrained network of S in full instead, in
+    minutes: it is trained as PatchNet is, and has both a CAM and a Grad-CAM.
+
+    The paper's baselines have 20 and 129 million weights: slow to train without a GPU, and 4 GB on disk.
     comparison.baselines.width makes them narrower.
 
     Example: patchnet compare configs/folder.yaml --set data.path=~/cells --patch-sizes 17,31

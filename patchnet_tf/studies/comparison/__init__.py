@@ -1,16 +1,17 @@
 """PatchNet against what the paper compares it with, on the same images (its Tables 1, 2, 5, 7 and 8).
 
-A PatchNet for each patch size and, unless `comparison.baselines` is null, VGG-19 with CAM and VGG-11 with
-Grad-CAM are trained by the same pipeline and stopping rule, and measured: the classification, the maps
-against masks where there are any, and the probability while pixels are deleted and inserted in the order of
-the maps. The folder of a comparison has
+A PatchNet for each patch size and, unless `comparison.baselines` is null, its networks (VGG-19 with CAM,
+VGG-11 with Grad-CAM, the pretrained network in full with both) are trained by the same pipeline and
+stopping rule, and measured: the classification, the maps against masks where there are any, and the
+probability while pixels are deleted and inserted in the order of the maps. The folder of a comparison has
 
     config.yaml                 the configuration, defaults included
     patchnet17/, cam/, vgg11/   a run for each network, see `patchnet_tf.training.run`
     maps/images.npy             (N, H, W, C), uint8: the images that maps were drawn of: those with masks, or
                                 else some validation images of each class
     maps/masks.npy              (N, H, W), bool; absent where there are no masks
-    maps/METHOD.npy             (N, H, W), float32 in [0, 1]; METHOD is patchnet17, ..., cam or grad_cam
+    maps/METHOD.npy             (N, H, W), float32 in [0, 1]; METHOD is patchnet17, ..., cam, grad_cam,
+                                pretrained_cam or pretrained_grad_cam
     maps/METHOD_curves.npz      what became of the probability, see `measuring`
     comparison.json             all figures
     comparison.csv              a row for each method with the main ones
