@@ -8,7 +8,7 @@ from patchnet_tf.training.build import build
 from patchnet_tf.training.kinds import KINDS, kind_of
 
 SECTIONS = {
-    "patchnet": {"patch_size": 9, "filters": 2, "depth": 1},
+    "patchnet": {"patch_size": 9, "subnet": {"filters": 2, "depth": 1}},
     "pretrained": {"weights": None},
     "vgg19_cam": {"width": 0.01},
     "vgg11": {"width": 0.01, "resize": None},
