@@ -376,7 +376,7 @@ def test_it_is_a_model_that_says_what_it_is(S):
     assert S.output_shape == (None, 1)
     assert S.output.dtype == "float32"
     assert S.pixels == ((0.5,) * 3, (0.1, 0.2, 0.3))
-    assert [layer.name for layer in S.head.layers] == ["features", "hidden", "dropout", "unit"]
+    assert [layer.name for layer in S.head.layers] == ["features", "norm", "hidden", "dropout", "unit"]
 
 
 def test_the_original_is_neither_changed_nor_shared(rng):

@@ -180,7 +180,7 @@ class LocalNetwork(keras.Model):
     Attributes:
         patch_size, stride, channels: p, s, C.
         body: features of patches; frozen as `local_network` returns it.
-        head: (B, h, w, F) features to logits (B, h, w, 1).
+        head: (B, h, w, F) features, brought to mean 0 and deviation 1 in each patch, to logits (B, h, w, 1).
         pixels: (mean, std), see above.
 
     Raises:
@@ -213,7 +213,9 @@ class LocalNetwork(keras.Model):
 
         patch = keras.Input((p, p, channels), name="patch")
         features = keras.Input((None, None, shape[-1]), name="features")
-        x = features
+        # Features of a pretrained network may be large; of one scale, the head does not begin sure and wrong.
+        # It is over the channels of one patch, so it sees no other.
+        x = keras.layers.LayerNormalization(center=False, scale=False, name="norm")(features)
         if hidden:
             x = keras.layers.Conv2D(
                 hidden, 1, activation="relu", kernel_initializer="he_normal", name="hidden"
