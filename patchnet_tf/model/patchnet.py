@@ -10,7 +10,7 @@ import keras
 
 from .checks import PACKAGE, check_image_shape
 from .layers import PatchDistributed
-from .patches import ExtractPatches, PadBorder, PadSame, PatchGrid
+from .patches import ExtractPatches, PadBorder, PadSame
 from .pooling import make_pooling
 from .preprocessing import ZeroToOne, standardize
 from .subnet import PatchSubnet, every_patch
@@ -162,9 +162,7 @@ class PatchNet(keras.Model):
 
         (B, (rows - 1) * stride + p, (columns - 1) * stride + p, C).
         """
-        grid = self._parts.grid
-        pad = PadSame(grid.patch_size, grid.stride, grid.crop, grid.border, dtype="float32", name="pad")
-        return self.standardize(pad(self.prepare(images)))
+        return self._parts.covered(images)
 
     def patches(self, images: Any) -> Any:
         """Return the patches whose decisions G averages, (B, P, p, p, C) in 0..1, of images in 0..255."""
@@ -287,11 +285,11 @@ class Parts:
         self.pooling = pooling
         self.zero_to_one = ZeroToOne(dtype="float32", name="zero_to_one")
         self.preprocessing = tuple(preprocessing)
-        self.grid = PatchGrid(p, getattr(subnet, "stride", None) if stride is None else stride, crop, border)
+        stride = getattr(subnet, "stride", None) if stride is None else stride
+        self.grid = PadSame(p, stride, crop, border, dtype="float32", name="pad")
         self.standardize = standardize(self.mean, self.std, self.channels, dtype="float32")
         if getattr(subnet, "shares_all", False) and self.grid.stride < p:
             # Overlapping patches share all their work: S runs once over the whole image.
-            self.pad = PadSame(p, self.grid.stride, crop, border, dtype="float32", name="pad")
             self.at_once = every_patch(subnet, stride=self.grid.stride, name="decisions")
         else:
             self.at_once = None
@@ -308,6 +306,10 @@ class Parts:
             )
         return images
 
+    def covered(self, images: Any) -> Any:
+        """0..255 to the region that the patches cover, standardized."""
+        return self.standardize(self.grid(self.prepare(images)))
+
     def extract(self, pixels: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
         """Cut (B, H, W, C) into (B, P, p, p, C)."""
         grid = self.grid
@@ -315,8 +317,7 @@ class Parts:
 
     def decisions(self, images: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
         """(B, H, W, C) in 0..255 to Q (B, P, 1)."""
-        x = self.prepare(images)
         if self.at_once:
-            x = self.at_once(self.standardize(self.pad(x)))  # (B, rows, columns)
+            x = self.at_once(self.covered(images))  # (B, rows, columns)
             return keras.layers.Reshape((-1, 1), name="patches")(x)
-        return self.one_by_one(self.standardize(self.extract(x, extract)))
+        return self.one_by_one(self.standardize(self.extract(self.prepare(images), extract)))
