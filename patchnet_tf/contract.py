@@ -36,6 +36,8 @@ SIGNATURES = {
     IMAGE_BYTES: OUTPUTS,
 }
 
+MOST_CLASSES = 1000  # a map of each is drawn
+
 Size = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -54,19 +56,43 @@ def each_once(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Classes(Part):
-    """The classes.
+    """The classes, of one of three kinds.
+
+    binary      two exclusive classes: one probability, that of class 1
+    exclusive   more than two, of which an image has just one: their probabilities sum to 1
+    labels      any number at once, or none: each has a probability of its own
 
     Attributes:
-        names: of class 0, black in heatmaps, and class 1, white.
+        names: from 2 to 1000, all different; of two exclusive classes, class 0 is black in heatmaps and
+            class 1 white.
         exclusive: whether an image has just one of them.
+
+    Example:
+        >>> Classes(names=["cat", "dog"]).binary, Classes(names=["cat", "dog"], exclusive=False).binary
+        (True, False)
     """
 
     names: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(strict=False, min_length=2, max_length=2),
+        Field(strict=False, min_length=2, max_length=MOST_CLASSES),
         AfterValidator(each_once),
     ]
-    exclusive: Literal[True] = True
+    exclusive: bool = True
+
+    @property
+    def binary(self) -> bool:
+        """Whether they are two of which an image has just one."""
+        return self.exclusive and len(self.names) == 2
+
+    @property
+    def outputs(self) -> int:
+        """How many probabilities an image has: 1 for two exclusive classes, or else one for each class."""
+        return 1 if self.binary else len(self.names)
+
+    @property
+    def threshold_count(self) -> int:
+        """How many thresholds decide: as many as outputs; none where the most probable class wins."""
+        return 0 if self.exclusive and not self.binary else self.outputs
 
 
 class Pixels(Part):
@@ -91,6 +117,20 @@ class Tensor(NamedTuple):
     axes: tuple[str | int, ...]
 
 
+def _default_thresholds(fields: dict[str, Any]) -> tuple[float, ...]:
+    """0.5 for each that the classes have."""
+    return (0.5,) * fields["classes"].threshold_count if "classes" in fields else ()
+
+
+def _count_of_thresholds(classes: Classes) -> str:
+    """How many thresholds the classes have, in words."""
+    if classes.binary:
+        return "one threshold for two classes"
+    if classes.exclusive:
+        return "no threshold: the most probable class wins"
+    return f"{len(classes.names)} thresholds, one for each label"
+
+
 class Contract(Part):
     """What a model takes and answers.
 
@@ -98,26 +138,28 @@ class Contract(Part):
         classes: what it tells apart.
         pixels: of the images that it takes.
         smallest: (height, width) that an image must have at least.
-        thresholds: the probability of class 1 above which an image is called class 1.
+        thresholds: the probability of class 1 above which an image is called class 1; one for each of
+            several labels; none for three or more exclusive classes, of which the most probable wins. They
+            are 0.5 unless given.
 
     Example:
         >>> contract = Contract(classes={"names": ["cat", "dog"]}, pixels={"channels": 3}, smallest=[17, 17])
         >>> Contract.from_json(contract.to_json()) == contract
         True
-        >>> contract.class_of(0.7)
-        'dog'
+        >>> contract.class_of(0.7), contract.names_of([0.7])
+        ('dog', ('dog',))
     """
 
     classes: Classes
     pixels: Pixels
     smallest: Annotated[tuple[Size, Size], Field(strict=False)]
-    thresholds: Annotated[tuple[Share, ...], Field(strict=False)] = (0.5,)
+    thresholds: Annotated[tuple[Share, ...], Field(strict=False, default_factory=_default_thresholds)]
 
     @model_validator(mode="after")
-    def one_threshold(self) -> "Contract":
-        """Refuse other than one threshold, which two classes have."""
-        if len(self.thresholds) != 1:
-            raise ValueError("expected one threshold for two classes")
+    def thresholds_of_classes(self) -> "Contract":
+        """Refuse another number of thresholds than the classes have."""
+        if len(self.thresholds) != self.classes.threshold_count:
+            raise ValueError(f"expected {_count_of_thresholds(self.classes)}")
         return self
 
     @property
@@ -127,15 +169,55 @@ class Contract(Part):
 
     @property
     def outputs(self) -> dict[str, Tensor]:
-        """The outputs by their names, in the order of `OUTPUTS`."""
+        """The outputs by their names, in the order of `OUTPUTS`; the last axis is that of several classes."""
+        last = () if self.classes.binary else (self.classes.outputs,)
         return {
-            PROBABILITY: Tensor(PROBABILITY, "float32", ("batch",)),
-            HEATMAP: Tensor(HEATMAP, "float32", ("batch", "height", "width")),
+            PROBABILITY: Tensor(PROBABILITY, "float32", ("batch", *last)),
+            HEATMAP: Tensor(HEATMAP, "float32", ("batch", "height", "width", *last)),
         }
 
     def class_of(self, probability: float) -> str:
-        """Return the name of the class that a probability of class 1 means."""
+        """Return the name of the class that a probability of class 1 means, of two exclusive classes.
+
+        Raises:
+            ValueError: the classes are others; see `names_of`.
+        """
+        if not self.classes.binary:
+            raise ValueError(
+                "One probability tells two exclusive classes apart. "
+                f"Received: {len(self.classes.names)} classes, exclusive={self.classes.exclusive}"
+            )
         return self.classes.names[probability > self.thresholds[0]]
+
+    def names_of(self, probabilities: float | Sequence[float]) -> tuple[str, ...]:
+        """Return the names of the classes that an image is called, of any kind of classes.
+
+        Args:
+            probabilities: of one image, as many as `classes.outputs`; one may stand without a sequence.
+
+        Returns:
+            One name for exclusive classes, the first of the most probable; the labels above their
+            thresholds, in the order of the classes, which may be none.
+
+        Raises:
+            ValueError: it is another number of probabilities.
+        """
+        classes = self.classes
+        try:
+            values = [*probabilities]
+        except TypeError:
+            values = [probabilities]
+        if len(values) != classes.outputs:
+            raise ValueError(f"Expected {classes.outputs} probabilities of an image. Received: {len(values)}")
+        if classes.binary:
+            return (self.class_of(values[0]),)
+        if classes.exclusive:
+            return (classes.names[values.index(max(values))],)
+        return tuple(
+            name
+            for name, value, threshold in zip(classes.names, values, self.thresholds, strict=True)
+            if value > threshold
+        )
 
     def to_json(self) -> str:
         """Return the contract as JSON on one line."""
@@ -172,15 +254,27 @@ class Contract(Part):
         return cls.from_json(metadata[KEY], source)
 
 
-def make_classes(names: Sequence[str] | Any) -> Classes:
-    """Return the classes of these names.
+def make_classes(names: Sequence[str] | Any, exclusive: bool = True) -> Classes:
+    """Return the classes of these names; see `Classes`.
 
     Raises:
-        InputError: they are not two different texts.
+        InputError: they are not at least two different texts, or more than 1000.
+
+    Example:
+        >>> make_classes(["scales", "streaks", "globules"], exclusive=False).outputs
+        3
     """
     try:
-        return Classes(names=None if isinstance(names, str) else names)
-    except ValidationError:
-        raise InputError(
-            f"`class_names` must be two different names. Received: class_names={names!r}"
-        ) from None
+        return Classes(names=None if isinstance(names, str) else names, exclusive=exclusive)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "too_long":
+            what = f"must be at most {MOST_CLASSES} names. Received: {first['ctx']['actual_length']}"
+        elif exclusive:
+            what = f"must be at least two different names. Received: class_names={names!r}"
+        else:
+            what = (
+                "must be at least two different names of labels; one label makes two exclusive classes, "
+                f"without it and with it. Received: class_names={names!r}"
+            )
+        raise InputError(f"`class_names` {what}") from None

@@ -22,15 +22,71 @@ CONTRACT = Contract(classes={"names": ["cat", "dog"]}, pixels={"channels": 3}, s
 
 
 @given(
-    names=st.lists(st.text(min_size=1).filter(str.isprintable), min_size=2, max_size=2, unique=True),
+    names=st.lists(st.text(min_size=1).filter(str.isprintable), min_size=2, max_size=9, unique=True),
+    exclusive=st.booleans(),
     channels=st.integers(1, 16),
     threshold=st.floats(0, 1),
 )
-def test_round_trip(names, channels, threshold):
+def test_round_trip(names, exclusive, channels, threshold):
+    classes = make_classes(names, exclusive)
     contract = Contract(
-        classes=make_classes(names), pixels={"channels": channels}, smallest=(3, 4), thresholds=[threshold]
+        classes=classes,
+        pixels={"channels": channels},
+        smallest=(3, 4),
+        thresholds=[threshold] * classes.threshold_count,
     )
     assert Contract.from_json(contract.to_json()) == contract
+    assert classes.binary == (exclusive and len(names) == 2)
+    assert classes.outputs == (1 if classes.binary else len(names))
+
+
+def contract_for(names, exclusive):
+    """A contract with the thresholds that follow from its classes."""
+    return Contract(classes=make_classes(names, exclusive), pixels={"channels": 1}, smallest=(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("names", "exclusive", "axes", "thresholds"),
+    [
+        (["a", "b"], True, (), (0.5,)),
+        (["a", "b", "c"], True, (3,), ()),
+        (["a", "b"], False, (2,), (0.5, 0.5)),
+        (["a", "b", "c"], False, (3,), (0.5, 0.5, 0.5)),
+    ],
+)
+def test_the_three_kinds_of_classes(names, exclusive, axes, thresholds):
+    contract = contract_for(names, exclusive)
+    assert contract.outputs[PROBABILITY] == ("probability", "float32", ("batch", *axes))
+    assert contract.outputs[HEATMAP] == ("heatmap", "float32", ("batch", "height", "width", *axes))
+    assert contract.thresholds == thresholds
+    with pytest.raises(ValueError, match=rf"{contract.classes.outputs} probabilities.*Received: 4"):
+        contract.names_of([0.1] * 4)
+
+
+def test_names_of():
+    assert CONTRACT.names_of(0.6) == CONTRACT.names_of([0.6]) == ("dog",)
+    three = contract_for(["a", "b", "c"], True)
+    assert three.names_of([0.2, 0.3, 0.5]) == ("c",)
+    assert three.names_of([0.4, 0.4, 0.2]) == ("a",)
+    labels = contract_for(["a", "b", "c"], False).model_copy(update={"thresholds": (0.5, 0.2, 0.9)})
+    assert labels.names_of([0.5, 0.2, 0.9]) == ()
+    assert labels.names_of([0.6, 0.3, 0.8]) == ("a", "b")
+    with pytest.raises(ValueError, match="Received: 3 classes, exclusive=True"):
+        three.class_of(0.7)
+
+
+def test_as_many_classes_as_there_may_be():
+    names = [f"{k}" for k in range(1001)]
+    assert make_classes(names[:1000]).outputs == 1000
+    for exclusive in (True, False):
+        with pytest.raises(InputError, match=r"at most 1000 names\. Received: 1001"):
+            make_classes(names, exclusive)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "a"], [], ["a", ""]])
+def test_bad_labels(names):
+    with pytest.raises(InputError, match=r"one label makes two exclusive classes.*Received: class_names="):
+        make_classes(names, exclusive=False)
 
 
 def test_json_is_what_the_docstring_shows():
@@ -56,7 +112,9 @@ def test_class_of():
     assert strict.class_of(0.8) == "cat"
 
 
-@pytest.mark.parametrize("names", ["ab", ["a"], ["a", "a"], ["a", ""], ["a", 3], None, 5, ["a", "b", "c"]])
+@pytest.mark.parametrize(
+    "names", ["ab", ["a"], ["a", "a"], ["a", ""], ["a", 3], None, 5, ["a", "b", "\ud800"]]
+)
 def test_bad_names(names):
     with pytest.raises(InputError, match=r"two different names\. Received: class_names="):
         make_classes(names)
@@ -71,6 +129,9 @@ def test_bad_names(names):
         ({"smallest": [0, 1]}, "smallest.0"),
         ({"thresholds": [0.5, 0.5]}, "one threshold"),
         ({"thresholds": [2.0]}, "thresholds.0"),
+        ({"classes": {"names": ["a", "b", "c"]}}, "no threshold"),
+        ({"classes": {"names": ["a", "b", "c"], "exclusive": False}}, "3 thresholds"),
+        ({"classes": {"names": ["a", "b"], "exclusive": "no"}}, "classes.exclusive"),
         ({"more": 1}, "more"),
     ],
 )
