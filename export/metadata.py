@@ -44,11 +44,13 @@ def contract_of(model: PatchNet, class_names: Sequence[str]) -> Contract:
     """Return what a model takes and answers.
 
     Raises:
-        InputError: there are not two different class names.
+        InputError: there are not as many different class names as the model has classes.
         ValueError: the model is not a PatchNet.
     """
     check_patchnet(model)
-    classes = make_classes(class_names)
+    classes = make_classes(class_names, exclusive=not model.multilabel)
+    if len(classes.names) != model.classes:
+        raise InputError(f"The model has {model.classes} classes. Received: class_names={class_names!r}")
     pixels = Pixels(channels=model.channels)
     return Contract(classes=classes, pixels=pixels, smallest=model.smallest_image)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from keras import ops
 
+from ..contract import MOST_CLASSES
+
 PACKAGE = "patchnet_tf"
 BORDERS = {"zero": "constant", "reflect": "reflect"}  # and what padding calls them
 
@@ -15,6 +17,19 @@ def check_positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise ValueError(f"`{name}` must be a whole number of at least 1. Received: {name}={value!r}")
     return int(value)
+
+
+def check_classes(classes: Any, multilabel: bool) -> int:
+    """Return how many decisions there are about a patch: 1 for two exclusive classes, or one for each class.
+
+    Raises:
+        ValueError: `classes` is not a whole number from 2 to 1000.
+    """
+    count = check_positive("classes", classes)
+    if not 2 <= count <= MOST_CLASSES:
+        one = "; one label makes two exclusive classes, without it and with it" if multilabel else ""
+        raise ValueError(f"`classes` must be from 2 to {MOST_CLASSES}{one}. Received: classes={classes!r}")
+    return 1 if count == 2 and not multilabel else count
 
 
 def check_number(name: str, value: Any, least: float) -> float:

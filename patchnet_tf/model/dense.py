@@ -23,6 +23,7 @@ Y x X pixels that they read, p patch size, s stride, F filters; t and l count pa
 """
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -42,7 +43,7 @@ class DenseMap(EveryPatch):
     The image is walked in tiles, so memory stays within a budget whatever the image's size.
 
     Args:
-        layer, filters, stride: see `EveryPatch`; `layer` is a `PatchSubnet`.
+        layer, filters, stride, classes: see `EveryPatch`; `layer` is a `PatchSubnet`.
         memory: for the features of one tile, in MiB.
 
     Raises:
@@ -59,10 +60,11 @@ class DenseMap(EveryPatch):
         layer: keras.Model,
         filters: bool = False,
         stride: int = 1,
+        classes: Sequence[int] | None = None,
         memory: int = MEMORY,
         **kwargs: Any,
     ) -> None:
-        super().__init__(layer, filters, stride, **kwargs)
+        super().__init__(layer, filters, stride, classes, **kwargs)
         self.memory = check_positive("memory", memory)
 
     def get_config(self) -> dict[str, Any]:
@@ -85,22 +87,23 @@ class DenseMap(EveryPatch):
         decide = Tile(self.layer, s, h, w)
         if not decide.padded and isinstance(down, int) and isinstance(across, int) and down * across == 1:
             # An ordinary convolutional network: the whole batch at once, as in training.
-            return self.layer.finish(decide.fully_convolutional(images), filters=self.filters)
+            return self.finish(decide.fully_convolutional(images))
 
         def decide_tile(n: Any) -> Any:
             row = n // across  # of tiles, of all images
             image, j = row // down, n - row * across
             start = [image, (row - image * down) * h * s, j * w * s, 0]
             pixels = ops.slice(images, start, [1, Y, X, images.shape[3]])
-            return self.layer.finish(decide(pixels), filters=self.filters)  # (h, w, ...)
+            return self.finish(decide(pixels))  # (h, w, ...)
 
         last = self.last_axes
         size = tuple(n if isinstance(n, int) else None for n in (h, w))
         tiles = one_by_one(decide_tile, batch * down * across, (*size, *last), self.result_dtype)
-        tiles = ops.reshape(tiles, (-1, down, across, h, w, *last))
-        order = (0, 1, 3, 2, 4, *range(5, 5 + len(last)))
-        tiles = ops.reshape(ops.transpose(tiles, order), (-1, down * h, across * w, *last))
-        return tiles[:, :rows, :columns]
+        return join(tiles, (down, across), (h, w), last)[:, :rows, :columns]
+
+    def finish(self, readouts: Any) -> Any:
+        """Make what pixels of the map hold of the outputs of S's linear models (..., F)."""
+        return self.pixels(self.layer.finish(readouts, filters=self.filters))
 
 
 def after(value: Any) -> Any:
@@ -118,11 +121,19 @@ def split(count: Any, side: int) -> tuple[Any, Any]:
     return tiles, (count + tiles - 1) // tiles
 
 
+def join(tiles: Any, counts: tuple, size: tuple, last: tuple[int, ...]) -> Any:
+    """Put tiles, (B * down * across, h, w, *last), together: (B, down * h, across * w, *last)."""
+    (down, across), (h, w) = counts, size
+    tiles = ops.reshape(tiles, (-1, down, across, h, w, *last))
+    tiles = ops.transpose(tiles, (0, 1, 3, 2, 4, *range(5, 5 + len(last))))
+    return ops.reshape(tiles, (-1, down * h, across * w, *last))
+
+
 def tile_side(memory: int, p: int, s: int, subnet: keras.Model) -> int:
     """Return the largest number of patches along a tile's side whose features fit in `memory` bytes."""
     depth = subnet.depth
     cell = 4 * subnet.filters  # bytes of one feature vector
-    q = min(depth, (p - 1) // 2)
+    q, units = min(depth, (p - 1) // 2), subnet.output_shape[-1]
     padded = subnet.padding == "same"
 
     def size(side: int) -> float:
@@ -134,7 +145,9 @@ def tile_side(memory: int, p: int, s: int, subnet: keras.Model) -> int:
             patch = 2 * q**2 + (q + 1) ** 2 if q == depth else 4 * q**2 + 3 * p**2
             bands = 4 * q * (q + 1) // 2  # of all layers: the corners come after them
             features = side**2 * patch + side * pixels * bands + (q + 2) * pixels**2
-        return 1.25 * cell * features  # a quarter for what allocators hold beside it
+        # Of several classes: logits, limited logits, exponentials, and the decisions.
+        decisions = 4 * 4 * units * side**2 if units > 1 else 0
+        return 1.25 * (cell * features + decisions)  # a quarter for what allocators hold beside it
 
     side = 1
     while size(side + 1) <= memory:

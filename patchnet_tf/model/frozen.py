@@ -16,7 +16,7 @@ def split_frozen(model: PatchNet) -> tuple[keras.Model, keras.Model] | None:
 
     Returns:
         The model from images (B, H, W, C) in 0..255 to the features (B, rows, columns, F) of the patches that
-        G looks at, and the model from those to the probability (B, 1). None where S has no frozen body, or
+        G looks at, and the model from those to what G returns. None where S has no frozen body, or
         G's stride is not on its grid.
 
     Example:
@@ -34,5 +34,6 @@ def split_frozen(model: PatchNet) -> tuple[keras.Model, keras.Model] | None:
     network = keras.Model(image, x[:, ::step, ::step], name="network")
 
     features = keras.Input((None, None, x.shape[-1]), name="features")
-    q = S.decision(keras.layers.Reshape((-1, 1), name="patches")(S.head(features)))  # (B, P, 1)
+    units = S.output_shape[-1]
+    q = S.decision(keras.layers.Reshape((-1, units), name="patches")(S.head(features)))  # (B, P, units)
     return network, keras.Model(features, model.pooling(q), name="rest")

@@ -2,10 +2,11 @@
 
 The heatmap's pixel (i, j) is Q of the p x p patch that starts (p - 1) // 2 pixels above and left of
 it, zeros outside the image (section 3 of the paper): 1, white, speaks for class 1; 0, black, for
-class 0; 0.5 is undecided. Values are never rescaled, so maps of different images compare.
+class 0; 0.5 is undecided. Three or more classes have a map each, and sum to 1 at each pixel; labels have one
+each. Values are never rescaled, so maps of different images compare.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -27,6 +28,7 @@ def heatmap_model(
     kind: str = "centered",
     method: str = "exact",
     stride: int = 1,
+    classes: Sequence[int] | None = None,
     memory: int | None = MEMORY,
 ) -> "Heatmap":
     """Turn a PatchNet into the model that draws its heatmap. The weights are shared, not copied.
@@ -39,13 +41,15 @@ def heatmap_model(
         method: "exact", all work that patches share done once; or "patchwise", S run on each patch by
             itself, the plain definition: the same numbers within rounding, many times slower.
         stride: draw every `stride`-th pixel, from the first on, for a preview.
+        classes: numbers of the classes to draw, where there are several, in the order wanted; None means all.
+            The maps of others are never held, beyond a tile.
         memory: for the features of "exact", in MiB. Images that need more are walked in tiles; smaller
             ones take what they need. None, for a local network: any image at once, in a graph without a loop.
 
     Returns:
         A functional Keras model, (B, H, W, C) in 0..255, H and W free, to
-        (B, ceil(H / stride), ceil(W / stride)) in [0, 1]; for "filters" with a last axis of F values in
-        [-1, 1].
+        (B, ceil(H / stride), ceil(W / stride)) in [0, 1]; with a last axis of K classes, or of those chosen,
+        where there are more than two or labels; for "filters" with a last axis of F values in [-1, 1].
 
     Raises:
         ValueError: an argument is not one of those above, or the model is not a PatchNet. The returned
@@ -55,8 +59,12 @@ def heatmap_model(
         >>> maps = heatmap_model(PatchNet((64, 64, 1), patch_size=11))
         >>> maps.predict(numpy.zeros((1, 64, 64, 1))).shape
         (1, 64, 64)
+
+        >>> five = PatchNet((64, 64, 1), patch_size=11, classes=5)
+        >>> heatmap_model(five, classes=[3]).output_shape
+        (None, None, None, 1)
     """
-    return Heatmap(model, kind=kind, method=method, stride=stride, memory=memory)
+    return Heatmap(model, kind=kind, method=method, stride=stride, classes=classes, memory=memory)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -70,6 +78,7 @@ class Heatmap(keras.Model):
         kind: str = "centered",
         method: str = "exact",
         stride: int = 1,
+        classes: Sequence[int] | None = None,
         memory: int | None = MEMORY,
         **kwargs: Any,
     ) -> None:
@@ -84,16 +93,18 @@ class Heatmap(keras.Model):
             )
         image = keras.Input((None, None, model.channels), name="image")
         padded = model.padded(image)
+        options = {"classes": classes, "memory": memory}
         if kind == "averaged":
-            decide = every_patch(model.subnet, method, memory=memory, name="decisions")
+            decide = every_patch(model.subnet, method, name="decisions", **options)
             maps = CoveringMean(model.patch_size, stride, name="heatmap")(decide(padded))
         else:
-            options = {"filters": kind == "filters", "stride": stride}
-            decide = every_patch(model.subnet, method, memory=memory, name="heatmap", **options)
+            options |= {"filters": kind == "filters", "stride": stride}
+            decide = every_patch(model.subnet, method, name="heatmap", **options)
             maps = decide(padded)
         super().__init__(image, maps, **{"name": f"{model.name}_heatmap", **kwargs})
         self.model = model
         self.kind, self.method, self.stride, self.memory = kind, method, stride, memory
+        self.classes = decide.classes
         self.every_patch = decide
         self.padded = padded
 
@@ -104,6 +115,7 @@ class Heatmap(keras.Model):
             "kind": self.kind,
             "method": self.method,
             "stride": self.stride,
+            "classes": self.classes,
             "memory": self.memory,
             "name": self.name,
             "trainable": self.trainable,
@@ -126,7 +138,7 @@ class Drawing:
 
     Example:
         >>> drawing = Drawing(heatmap_model(model))
-        >>> heatmap = drawing(image, progress=print)  # (H, W), for an image (H, W, C) in 0..255
+        >>> heatmap = drawing(image, progress=print)  # (H, W) or (H, W, K), for an image (H, W, C) in 0..255
     """
 
     def __init__(self, maps: Heatmap) -> None:
@@ -166,10 +178,10 @@ class CoveringMean(keras.layers.Layer):
         stride: return every `stride`-th pixel.
 
     Call arguments:
-        maps: (B, H, W) decisions in [0, 1].
+        maps: (B, H, W) or (B, H, W, K) decisions in [0, 1].
 
     Returns:
-        (B, ceil(H / stride), ceil(W / stride)) in [0, 1].
+        (B, ceil(H / stride), ceil(W / stride)) in [0, 1], K last where it was.
     """
 
     def __init__(self, patch_size: int, stride: int = 1, **kwargs: Any) -> None:
@@ -178,7 +190,7 @@ class CoveringMean(keras.layers.Layer):
         self.stride = check_positive("stride", stride)
 
     def call(self, maps: Any) -> Any:
-        """Average (B, H, W) over p x p neighbours."""
+        """Average (B, H, W) or (B, H, W, K) over p x p neighbours."""
         # The patch centred at row a covers rows a - (p - 1) // 2 to a + p // 2, so row i is covered by
         # the patches centred at i - p // 2 to i + (p - 1) // 2.
         p = self.patch_size
@@ -188,14 +200,15 @@ class CoveringMean(keras.layers.Layer):
             x = ops.average_pool(ops.pad(x, pad), (p, 1), 1, "valid")
             return ops.average_pool(x, (1, p), 1, "valid")
 
-        maps = maps[..., None]
-        mean = box_mean(maps) / box_mean(ops.ones_like(maps))
-        return mean[:, :: self.stride, :: self.stride, 0]
+        each = maps if len(maps.shape) == 4 else maps[..., None]  # (B, H, W, K)
+        mean = box_mean(each) / box_mean(ops.ones_like(each[..., :1]))
+        mean = mean[:, :: self.stride, :: self.stride]
+        return mean if len(maps.shape) == 4 else mean[..., 0]
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """(B, H, W) to (B, ceil(H / stride), ceil(W / stride))."""
+        """(B, H, W, ...) to (B, ceil(H / stride), ceil(W / stride), ...)."""
         sizes = [None if size is None else -(-size // self.stride) for size in input_shape[1:3]]
-        return (input_shape[0], *sizes)
+        return (input_shape[0], *sizes, *input_shape[3:])
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""

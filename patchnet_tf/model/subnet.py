@@ -1,6 +1,7 @@
 """S: the network that decides about one patch and sees nothing else (section 2 of the paper).
 
-A subnet is any Keras model from patches (N, p, p, C) to decisions Q (N, 1). One that can do better than
+A subnet is any Keras model from patches (N, p, p, C) to decisions Q (N, 1), or (N, K) about K
+classes. One that can do better than
 patch by patch has a method `every_patch`: it returns the layer that decides about all patches of an image.
 """
 
@@ -8,9 +9,9 @@ from typing import Any
 
 import keras
 
-from .checks import PACKAGE, check_positive
+from .checks import PACKAGE, check_classes, check_positive
 from .dense import MEMORY, DenseMap
-from .layers import Decision, FilterReadout
+from .layers import FilterReadout, make_decision
 from .patchwise import PatchwiseMap
 
 METHODS = ("exact", "patchwise")
@@ -22,7 +23,7 @@ def every_patch(subnet: keras.Model, method: str = "exact", **options: Any) -> k
     Args:
         subnet: S.
         method: "exact", all work that patches share done once, where S can; or "patchwise".
-        options: of the layer: `stride`, `filters`, `name`, and `memory` of "exact", in MiB.
+        options: of the layer: `stride`, `filters`, `classes`, `name`, and `memory` of "exact", in MiB.
     """
     if method == "exact" and hasattr(subnet, "every_patch"):
         return subnet.every_patch(**options)
@@ -35,10 +36,12 @@ class PatchSubnet(keras.Model):
     """The paper's S: one patch in, one decision out.
 
     `depth` 3 x 3 convolutions with ReLU; for each of the `filters` maps its own linear model over all
-    positions, then tanh; one linear unit; sigmoid. Convolutions start He normal.
+    positions, then tanh; one linear unit; sigmoid. Convolutions start He normal. Three or more classes have a
+    linear unit each and softmax, labels a linear unit each and sigmoids.
 
     `get_weights()` is, in this order: kernel and bias of each convolution; the readout's kernel
-    (rows, columns, filters) and bias (filters,); the linear unit's kernel (filters, 1) and bias (1,).
+    (rows, columns, filters) and bias (filters,); the linear unit's kernel (filters, 1) and bias (1,), or
+    (filters, K) and (K,).
 
     Args:
         patch_size: p, in pixels, odd or even.
@@ -47,6 +50,8 @@ class PatchSubnet(keras.Model):
         depth: number of convolutions.
         padding: "same", one pixel of zeros around each convolution, as in the paper; or "valid", none:
             then p must be at least 2 * depth + 1.
+        classes: how many there are, from 2 to 1000.
+        multilabel: False, an image has just one of the classes; True, they are labels, of which it has any.
         dtype: of the layers, a policy or its name; None means Keras's global one.
         name: the model's name.
 
@@ -54,16 +59,18 @@ class PatchSubnet(keras.Model):
         patches: (N, p, p, C), standardized pixels.
 
     Returns:
-        Q (N, 1), float32 in (0, 1).
+        Q, float32 in (0, 1): (N, 1) about two exclusive classes, that of class 1; (N, classes) about more, of
+        sum 1, and about labels.
 
     Attributes:
+        classes, multilabel: as above.
         convolutions: the convolutions, first to last.
         readout: the linear models of the filter maps.
-        unit: the linear unit, whose output is the logit of Q.
+        unit: the linear unit, or one for each class, whose output is the logit of Q.
 
     Raises:
-        ValueError: an argument is not a positive whole number, `padding` is neither of the two, or the
-            patch is too small for "valid".
+        ValueError: an argument is not a positive whole number, `padding` is neither of the two,
+            the patch is too small for "valid", or there are too few or too many classes.
 
     Example:
         >>> PatchSubnet(17).output_shape
@@ -78,6 +85,8 @@ class PatchSubnet(keras.Model):
         filters: int = 64,
         depth: int = 7,
         padding: str = "same",
+        classes: int = 2,
+        multilabel: bool = False,
         dtype: Any = None,
         name: str = "subnet",
         **kwargs: Any,
@@ -92,6 +101,7 @@ class PatchSubnet(keras.Model):
                 f'With padding="valid" and depth={depth} the smallest patch is {2 * depth + 1} pixels '
                 f"(2 * depth + 1). Received: patch_size={p}"
             )
+        units = check_classes(classes, multilabel)
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         patch = x = keras.Input((p, p, channels), name="patch")
         convolutions = [
@@ -110,12 +120,13 @@ class PatchSubnet(keras.Model):
             x = convolution(x)
         readout = FilterReadout(dtype=policy, name="readout")
         tanh = keras.layers.Activation("tanh", dtype=policy, name="tanh")
-        unit = keras.layers.Dense(1, dtype=policy, name="unit")
-        decision = Decision(name="decision")
+        unit = keras.layers.Dense(units, dtype=policy, name="unit")
+        decision = make_decision(units, multilabel)
         super().__init__(patch, decision(unit(tanh(readout(x)))), name=name, **kwargs)
         self.dtype_policy = policy
         self.patch_size, self.channels = p, channels
         self.filters, self.depth, self.padding = filters, depth, padding
+        self.classes, self.multilabel = int(classes), bool(multilabel)
         self.convolutions, self.readout, self.tanh = convolutions, readout, tanh
         self.unit, self.decision = unit, decision
 
@@ -135,9 +146,9 @@ class PatchSubnet(keras.Model):
         return self.tanh(self.readout(patches))
 
     def finish(self, readouts: Any, *, filters: bool = False) -> Any:
-        """Finish S after its linear models: (..., F) to decisions (...), or `filters` to tanh (..., F)."""
+        """Finish S after its linear models: (..., F) to decisions (..., units), or to tanh (..., F)."""
         outputs = self.tanh(readouts)
-        return outputs if filters else self.decision(self.unit(outputs))[..., 0]
+        return outputs if filters else self.decision(self.unit(outputs))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -147,6 +158,8 @@ class PatchSubnet(keras.Model):
             "filters": self.filters,
             "depth": self.depth,
             "padding": self.padding,
+            "classes": self.classes,
+            "multilabel": self.multilabel,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
             "name": self.name,
             "trainable": self.trainable,
