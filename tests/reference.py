@@ -21,10 +21,25 @@ def filters(weights, patch, padding="same"):
     return np.tanh(np.einsum("hwf,hwf->f", maps, kernel) + bias)
 
 
+def logits(weights, patch, padding="same"):
+    """The outputs (units,) of the linear units about one standardized patch (p, p, c)."""
+    return filters(weights, patch, padding) @ np.asarray(weights[-2], "float64") + weights[-1]
+
+
 def subnet(weights, patch, padding="same"):
     """Q of one standardized patch (p, p, c)."""
-    logit = filters(weights, patch, padding) @ np.asarray(weights[-2], "float64")[:, 0] + weights[-1][0]
-    return 1 / (1 + np.exp(-logit))
+    return labels(weights, patch, padding)[0]
+
+
+def labels(weights, patch, padding="same"):
+    """Q (units,) of one standardized patch, about labels."""
+    return 1 / (1 + np.exp(-logits(weights, patch, padding)))
+
+
+def classes(weights, patch, padding="same"):
+    """Q (units,) of one standardized patch, about exclusive classes."""
+    powers = np.exp(logits(weights, patch, padding))
+    return powers / powers.sum()
 
 
 def same_patches(image, p, stride, border="constant"):
@@ -52,8 +67,8 @@ def probability(weights, image, p, stride, **kwargs):
 
 
 def cover_mean(decided, p):
-    """At each pixel of (h, w), the mean decision of the patches (p - 1) // 2 above and left that cover it."""
-    total, count = np.zeros(decided.shape), np.zeros(decided.shape)
+    """At each pixel of (h, w, ..), the mean decision of patches (p - 1) // 2 above and left that cover it."""
+    total, count = np.zeros(decided.shape), np.zeros((*decided.shape[:2], *[1] * (decided.ndim - 2)))
     before = (p - 1) // 2
     for i in range(decided.shape[0]):
         for j in range(decided.shape[1]):
