@@ -35,6 +35,7 @@ EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of th
 }
 TOOLS = [
     "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
     "ruff>=0.12,<1",
     "build>=1.2,<2",

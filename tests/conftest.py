@@ -1,6 +1,11 @@
 """What all tests share."""
 
+import os
 import sys
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before TensorFlow is imported: workers share the cores
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(name, "1")
 
 import keras
 import numpy as np

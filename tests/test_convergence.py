@@ -150,7 +150,8 @@ def test_training_ends_at_the_closed_form(white):
 def test_training_with_lse_ends_at_the_closed_form(white, r):
     images = patch_images(4, white, patch_size=6)
     lse = {"pooling": "lse", "sharpness": r}
-    net = fit(images, steps=300, learning_rate=1e-2, patch_size=6, filters=4, depth=2, **lse)
+    # With larger steps the logits of one patch among 16 still swing when training ends.
+    net = fit(images, steps=1000, learning_rate=3e-3, patch_size=6, filters=4, depth=2, **lse)
     found = measure(net, images[1])
     assert (found.a, found.b, found.sharpness) == (16 - white, white, r)
     assert found.p0 == pytest.approx(closed_form(16 - white, white, r), abs=0.02)
