@@ -252,3 +252,197 @@ def test_interval_of_the_classifications_auroc(rng):
 def test_what_is_no_classification_is_refused(probabilities, labels):
     with pytest.raises(ValueError, match="Received"):
         metrics.classification(probabilities, labels)
+
+
+@pytest.fixture
+def three(rng):
+    """Probabilities of 60 images of three classes, with ties, and their classes."""
+    labels = rng.integers(0, 3, 60)
+    q = np.round(rng.dirichlet(np.ones(3), 60) + 0.4 * np.eye(3)[labels], 1)
+    return q / q.sum(1, keepdims=True), labels
+
+
+@pytest.fixture
+def four_labels(rng):
+    truth = rng.integers(0, 2, (60, 4))
+    return np.round(np.clip(rng.random((60, 4)) + 0.2 * truth, 0, 1), 1), truth
+
+
+def test_measures_of_classes_are_scikit_learns(three):
+    q, labels = three
+    whole, by_class = metrics.classification_of_classes(q, labels)
+    truth, predicted = np.eye(3)[labels], q.argmax(1)
+    expected = {
+        "loss": -np.log(np.clip(q[np.arange(60), labels], 1e-7, 1 - 1e-7)).mean(),
+        "accuracy": sklearn.metrics.accuracy_score(labels, predicted),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(labels, predicted),
+        "auroc": sklearn.metrics.roc_auc_score(labels, q, multi_class="ovr", average="macro"),
+        "average_precision": sklearn.metrics.average_precision_score(truth, q, average="macro"),
+    }
+    assert {name: mean.mean for name, mean in whole.items()} == pytest.approx(expected, abs=1e-6)
+    for k, of_class in enumerate(by_class):
+        expected = {
+            "recall": sklearn.metrics.recall_score(labels, predicted, labels=[k], average=None)[0],
+            "precision": sklearn.metrics.precision_score(labels, predicted, labels=[k], average=None)[0],
+            "auroc": sklearn.metrics.roc_auc_score(truth[:, k], q[:, k]),
+            "average_precision": sklearn.metrics.average_precision_score(truth[:, k], q[:, k]),
+        }
+        assert {name: mean.mean for name, mean in of_class.items()} == pytest.approx(expected)
+    for mean in [*whole.values(), *(mean for of_class in by_class for mean in of_class.values())]:
+        assert mean.low <= mean.mean <= mean.high
+    np.testing.assert_array_equal(
+        metrics.confusion_matrix(q, labels),
+        sklearn.metrics.confusion_matrix(labels, predicted, labels=range(3)),
+    )
+
+
+def test_measures_of_labels_are_scikit_learns(four_labels):
+    q, truth = four_labels
+    limits = [0.5, 0.25, 0.75, 0.5]
+    whole, by_class = metrics.classification_of_classes(q, truth, limits)
+    predicted = q > limits
+    clipped = np.clip(q, 1e-7, 1 - 1e-7)
+    losses = [sklearn.metrics.log_loss(truth[:, k], clipped[:, k]) for k in range(4)]
+    balanced = [sklearn.metrics.balanced_accuracy_score(truth[:, k], predicted[:, k]) for k in range(4)]
+    assert {name: mean.mean for name, mean in whole.items()} == pytest.approx(
+        {
+            "loss": np.mean(losses),
+            "accuracy": np.mean(predicted == truth),
+            "balanced_accuracy": np.mean(balanced),
+            "auroc": sklearn.metrics.roc_auc_score(truth, q),
+            "average_precision": sklearn.metrics.average_precision_score(truth, q),
+        }
+    )
+    assert by_class[1]["precision"].mean == pytest.approx(
+        sklearn.metrics.precision_score(truth[:, 1], predicted[:, 1])
+    )
+    assert by_class[2]["recall"].mean == pytest.approx(
+        sklearn.metrics.recall_score(truth[:, 2], predicted[:, 2])
+    )
+
+
+def test_ranking_of_weighted_images_is_scikit_learns(rng):
+    scores, truth = rng.integers(0, 5, 30) / 4, rng.random(30) < 0.4
+    weights = rng.integers(0, 4, (5, 30)).astype(float)
+    areas, precisions = metrics.ranking(scores, truth, weights)
+    for w, area, precision in zip(weights, areas, precisions, strict=True):
+        assert area == pytest.approx(sklearn.metrics.roc_auc_score(truth, scores, sample_weight=w))
+        assert precision == pytest.approx(
+            sklearn.metrics.average_precision_score(truth, scores, sample_weight=w)
+        )
+
+
+def test_intervals_of_one_class_against_the_other_are_those_of_two_classes(rng):
+    q, labels = rng.random(80), np.arange(80) % 2
+    two = metrics.classification(q, labels)
+    whole, by_class = metrics.classification_of_classes(np.stack([1 - q, q], 1), labels)
+    for name in ("loss", "accuracy"):
+        assert whole[name] == pytest.approx(two[name])
+    assert by_class[1]["auroc"].mean == pytest.approx(two["auroc"].mean)
+    assert by_class[1]["auroc"][1:3] == pytest.approx(two["auroc"][1:3], abs=0.02)  # other resamples
+
+
+def test_a_class_without_images_is_undefined_and_left_out_of_means():
+    q = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.5, 0.4, 0.1], [0.1, 0.2, 0.7]])
+    whole, by_class = metrics.classification_of_classes(q, [0, 1, 1, 0])
+    assert np.isnan(by_class[2]["auroc"].mean)
+    assert np.isnan(by_class[2]["recall"].mean)
+    assert by_class[2]["recall"][3:] == (0, 4)
+    assert by_class[2]["precision"].mean == 0
+    assert whole["balanced_accuracy"].mean == 0.5
+    assert whole["auroc"].mean == pytest.approx((0.75 + 0.75) / 2)
+    whole, _ = metrics.classification_of_classes([[0.2, 0.9], [0.6, 0.1]], [[0, 0], [0, 0]])
+    assert np.isnan(whole["auroc"].mean)
+    assert whole["accuracy"].mean == 0.5
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels"),
+    [
+        (np.full((3, 3), 0.3), [0, 1, 3]),
+        (np.full((3, 3), 0.3), [0, 1]),
+        (np.full((3, 3), 0.3), np.full((3, 3), 2)),
+        (np.full((3, 3), np.nan), [0, 1, 2]),
+        (np.full((3, 3), 1.5), [0, 1, 2]),
+        (np.zeros((0, 3)), []),
+    ],
+)
+def test_what_is_no_classification_of_classes_is_refused(probabilities, labels):
+    for measure in (metrics.classification_of_classes, metrics.calibration, metrics.confusion_matrix):
+        with pytest.raises(ValueError, match="Received: "):
+            measure(probabilities, labels)
+
+
+def test_a_threshold_for_each_label_is_needed(four_labels):
+    for limits in ([0.5], [0.5, 0.5, 0.5, 1.5]):
+        with pytest.raises(ValueError, match="threshold in"):
+            metrics.classification_of_classes(*four_labels, limits)
+
+
+def test_calibration_by_hand():
+    q = [[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.5, 0.4, 0.1], [0.05, 0.05, 0.9]]
+    calibrated = metrics.calibration(q, [0, 0, 0, 2], bins=5)
+    # Of the predicted class: 0.5 right in (0.4, 0.6] with 0.6 right; 0.7 wrong; 0.9 right.
+    assert calibrated.counts == [0, 0, 2, 1, 1]
+    np.testing.assert_allclose(calibrated.probability, [np.nan, np.nan, 0.55, 0.7, 0.9])
+    np.testing.assert_allclose(calibrated.share, [np.nan, np.nan, 1, 0, 1])
+    assert calibrated.error == pytest.approx((2 * 0.45 + 0.7 + 0.1) / 4)
+
+    two = metrics.calibration([0.0, 0.25, 0.75, 1.0], [0, 1, 1, 1], bins=2)  # of class 1
+    assert (two.counts, two.probability, two.share) == ([2, 2], [0.125, 0.875], [0.5, 1.0])
+    labels = metrics.calibration([[0.0, 0.25], [0.75, 1.0]], [[0, 1], [1, 1]], bins=2)
+    assert labels == two
+
+
+def test_the_temperature_undoes_a_temperature(rng):
+    q = rng.dirichlet(np.ones(4), 4000)
+    labels = (q.cumsum(1) < rng.random((4000, 1))).sum(1)
+    assert metrics.temperature(q, labels) == pytest.approx(1, abs=0.05)
+    sure = metrics.tempered(q, 1 / 3, exclusive=True)
+    np.testing.assert_allclose(sure, q**3 / (q**3).sum(1, keepdims=True), atol=1e-6)
+    assert metrics.temperature(sure, labels) == pytest.approx(3, rel=0.05)
+    q, truth = rng.random((4000, 2)), rng.random((4000, 2))
+    truth = truth < q
+    assert metrics.temperature(metrics.tempered(q, 2, exclusive=False), truth) == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("rule", metrics.RULES)
+def test_thresholds_are_the_best_there_are(four_labels, rule):
+    q, truth = four_labels
+    for k, threshold in enumerate(metrics.choose_thresholds(q, truth, rule=rule)):
+
+        def good(t, q=q[:, k], truth=truth[:, k]):
+            if rule == "f1":
+                return sklearn.metrics.f1_score(truth, q > t)
+            return sklearn.metrics.recall_score(truth, q > t) + sklearn.metrics.recall_score(
+                1 - truth, q <= t
+            )
+
+        tried = {t: good(t) for t in np.linspace(0, 1, 41)}
+        assert good(threshold) == pytest.approx(max(tried.values()))
+        nearest = min(abs(t - 0.5) for t, value in tried.items() if value >= max(tried.values()) - 1e-9)
+        assert abs(threshold - 0.5) <= nearest + 0.05  # candidates lie in the middle between tenths
+
+
+def test_thresholds_by_hand():
+    assert metrics.choose_thresholds([0.125, 0.25, 0.375, 0.75], [0, 0, 1, 1]) == (0.3125,)
+    assert metrics.choose_thresholds([0.25, 0.75], [1, 0], rule="f1") == (0.0,)
+    # 0.25 finds both with one false alarm, 0.75 one without: as good, and as near to 0.5.
+    assert metrics.choose_thresholds([0.125, 0.375, 0.625, 0.875], [0, 1, 0, 1]) == (0.25,)
+    # What nobody or everybody has says nothing.
+    assert metrics.choose_thresholds([[0.1, 0.2], [0.3, 0.4]], [[0, 1], [0, 1]]) == (0.5, 0.5)
+    with pytest.raises(ValueError, match="Received: rule='best'"):
+        metrics.choose_thresholds([0.1, 0.2], [0, 1], rule="best")
+    with pytest.raises(ValueError, match="most probable"):
+        metrics.choose_thresholds(np.full((2, 3), 0.3), [0, 1])
+
+
+def test_localization_of_each_class(rng):
+    maps, masks = rng.random((5, 4, 4)), rng.random((5, 4, 4)) < 0.5
+    by_class = metrics.localization_by_class(maps, masks, [0, 2, 2, 0, 2], classes=3)
+    assert by_class[0] == metrics.localization(maps[[0, 3]], masks[[0, 3]])
+    assert by_class[2] == metrics.localization(maps[[1, 2, 4]], masks[[1, 2, 4]])
+    assert by_class[1]["auroc"].images == 0
+    for labels in ([0, 1, 2], [0, 1, 2, 3, 0]):
+        with pytest.raises(ValueError, match="below 3"):
+            metrics.localization_by_class(maps, masks, labels, classes=3)

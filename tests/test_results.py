@@ -103,6 +103,105 @@ def test_measures_of_both_kinds_are_results(tmp_path):
     assert set(run.localization) == set(metrics.MEASURES)
 
 
+BINS = {"error": 0.1, "temperature": 1, "counts": [1, 2], "probability": [0.2, 0.7], "share": [1, 0]}
+
+
+def several(**fields):
+    """A run of three classes, or what else is given."""
+    names = ("crack", "dent", "smooth")
+    kept = {
+        "validation": {"loss": MEAN},
+        "classes": names,
+        "per_class": {name: {"auroc": MEAN} for name in names},
+        "confusion": [[3, 0, 1], [0, 4, 0], [0, 2, 2]],
+    }
+    return {name: value for name, value in (kept | fields).items() if value is not None}
+
+
+def test_a_run_of_several_classes(tmp_path):
+    q = [[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.1, 0.6, 0.3]]
+    whole, by_class = metrics.classification_of_classes(q, [0, 1, 2])
+    run = Run(
+        **several(
+            validation=whole,
+            per_class=dict(zip(("crack", "dent", "smooth"), by_class, strict=True)),
+            confusion=metrics.confusion_matrix(q, [0, 1, 2]).tolist(),
+            calibration=metrics.calibration(q, [0, 1, 2]),
+        )
+    )
+    run.write(tmp_path / "metrics.json")
+    assert Run.read(tmp_path / "metrics.json") == run
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["confusion"] == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    assert {"thresholds", "multilabel", "test_confusion"}.isdisjoint(content)
+    labels = Run(**several(confusion=None, multilabel=True, thresholds=[0.5, 0.25, 0.75], thresholds_by="f1"))
+    labels.write(tmp_path / "metrics.json")
+    assert Run.read(tmp_path / "metrics.json") == labels
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"classes": ("crack", "crack", "smooth")}, "one name twice"),
+        ({"classes": ("crack",)}, "classes"),
+        ({"per_class": {"crack": {}, "smooth": {}, "dent": {}}}, "in their order"),
+        ({"confusion": [[1, 0], [0, 1]]}, "a row and a column"),
+        ({"confusion": [[1, 0, 0], [0, 1, 0], [0, 1]]}, "a row and a column"),
+        ({"confusion": [[1, 0, 0], [0, -1, 0], [0, 1, 0]]}, "confusion.1.1"),
+        ({"multilabel": True}, "labels have none"),
+        ({"thresholds": [0.5, 0.5, 0.5]}, "none for exclusive classes"),
+        ({"multilabel": True, "confusion": None, "thresholds": [0.5]}, "one for each label"),
+        ({"test_confusion": [[1]]}, "test_confusion"),
+        ({"calibration": {**BINS, "probability": [0.5]}}, "bins differ"),
+        ({"calibration": {**BINS, "temperature": 0}}, "calibration.temperature"),
+    ],
+)
+def test_figures_of_other_classes_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Run(**several(**fields))
+
+
+@pytest.mark.parametrize(
+    ("label", "probability", "multilabel", "message"),
+    [
+        (2, [0.1, 0.2, 0.7], False, None),
+        ([0, 2], [0.9, 0.2, 0.7], True, None),
+        ([], [0.1, 0.2, 0.3], True, None),
+        (3, [0.1, 0.2, 0.7], False, "images.0.label"),
+        ([0, 3], [0.1, 0.2, 0.7], True, "images.0.label"),
+        ([0], [0.1, 0.2, 0.7], False, "images.0.label"),
+        (0, [0.1, 0.9], False, "images.0.probability.net: expected 3 numbers"),
+        (0, 0.5, False, "images.0.probability.net: expected 3 numbers"),
+    ],
+)
+def test_images_of_several_classes(label, probability, multilabel, message, tmp_path):
+    fields = {
+        "name": "steel",
+        "class_names": ("crack", "dent", "smooth"),
+        "multilabel": multilabel,
+        "models": [],
+        "images": [{"name": "a", "label": label, "probability": {"net": probability}}],
+    }
+    if message:
+        with pytest.raises(ValueError, match=message):
+            Comparison(**fields)
+    else:
+        compared = Comparison(**fields)
+        compared.write(tmp_path / "comparison.json")
+        assert Comparison.read(tmp_path / "comparison.json") == compared
+        assert compared.images[0].label == label
+
+
+def test_two_classes_have_one_probability_and_nothing_new(comparison, tmp_path):
+    comparison.write(tmp_path / "comparison.json")
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert "multilabel" not in content
+    assert {"classes", "confusion", "calibration"}.isdisjoint(content["models"][0])
+    content["images"][0]["probability"]["patchnet5"] = [0.5, 0.5]
+    with pytest.raises(ValueError, match="expected one number"):
+        Comparison.model_validate(content)
+
+
 def test_keys_of_tomorrow_are_passed_over(run, tmp_path):
     path = tmp_path / "metrics.json"
     run.write(path)

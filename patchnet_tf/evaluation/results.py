@@ -11,6 +11,7 @@ module needs neither Keras nor TensorFlow, so that the report does without them.
 
 import datetime
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -21,7 +22,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -51,6 +54,7 @@ Figure = Annotated[
 ]  # NaN where it is undefined
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Slug = Annotated[str, Field(pattern=r"^\w[\w-]*$")]  # part of a file's name
 
 
@@ -135,14 +139,103 @@ class Results(Part):
             ) from None
 
 
-class Run(Results):
-    """metrics.json: the figures of a trained network and of its maps.
+def without(written: dict[str, Any], optional: Collection[str]) -> dict[str, Any]:
+    """Return what is written without those optional fields that say nothing."""
+    return {
+        name: value
+        for name, value in written.items()
+        if name not in optional or not (value is None or value is False)
+    }
+
+
+class Calibration(Part):
+    """How far the probabilities of a network are from how often it is right.
 
     Attributes:
+        error: the expected calibration error, over bins of equal width.
+        temperature: that calibrates the probabilities best; it is not applied.
+        counts: of probabilities in each bin.
+        probability: the mean in each bin; NaN where it is empty.
+        share: of those in each bin that are true; NaN where it is empty.
+    """
+
+    error: Share
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    counts: Annotated[list[Count], Field(min_length=1)]
+    probability: list[Figure]
+    share: list[Figure]
+
+    @model_validator(mode="after")
+    def equally_long(self) -> Self:
+        """Refuse other than one value for each bin."""
+        if not len(self.counts) == len(self.probability) == len(self.share):
+            raise ValueError("bins differ in number")
+        return self
+
+
+class ByClass(Part):
+    """What a network of several classes or labels has besides; where it is not given, it is not written.
+
+    Attributes:
+        classes: their names; None for two exclusive classes.
+        multilabel: whether an image may have several of them, or none: they are labels.
+        per_class: what `metrics.classification_of_classes` measured of each class on the validation images.
+        test_per_class: the same on the test images.
+        confusion: on the validation images, a row for each true class, a column for each predicted one;
+            None for labels.
+        test_confusion: the same on the test images.
+        thresholds: of each label, above which an image gets it.
+        thresholds_by: the rule that chose them on the validation images; None for those that were given.
+        calibration: on the validation images; two classes may have it too.
+        test_calibration: the same on the test images, except its temperature, which should not be used.
+    """
+
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    multilabel: bool = False
+    per_class: dict[str, Measures] | None = None
+    test_per_class: dict[str, Measures] | None = None
+    confusion: list[list[Count]] | None = None
+    test_confusion: list[list[Count]] | None = None
+    thresholds: list[Share] | None = None
+    thresholds_by: Literal["youden", "f1"] | None = None
+    calibration: Calibration | None = None
+    test_calibration: Calibration | None = None
+
+    @model_validator(mode="after")
+    def one_for_each_class(self) -> Self:
+        """Refuse figures of other classes."""
+        names = self.classes or ()
+        if len(set(names)) < len(names):
+            raise ValueError("classes: one name twice")
+        for field in type(self).model_fields:
+            value = getattr(self, field)
+            if field.endswith("per_class") and value is not None and tuple(value) != names:
+                raise ValueError(f"{field}: expected the names in `classes`, in their order")
+            if field.endswith("confusion") and value is not None:
+                if self.multilabel:
+                    raise ValueError(f"{field}: labels have none")
+                if [len(row) for row in value] != [len(names)] * len(names):
+                    raise ValueError(f"{field}: expected a row and a column for each name in `classes`")
+        if self.thresholds is not None and (not self.multilabel or len(self.thresholds) != len(names)):
+            raise ValueError("thresholds: expected one for each label, and none for exclusive classes")
+        return self
+
+    @model_serializer(mode="wrap")
+    def without_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not given, so that files of two classes have only what they need."""
+        optional = ByClass.model_fields.keys() | {"localization_per_class"}
+        return without(write(self), optional)
+
+
+class Run(Results, ByClass):
+    """metrics.json: the figures of a trained network and of its maps.
+
+    Attributes, beside those of `ByClass`:
         validation: what `metrics.classification` measured on the validation images.
         test: the same on the test images; None where there are none.
         masks: what the masks show, in one word; None where there are no masks.
         localization: what `metrics.localization` measured on the images with masks; None without masks.
+        localization_per_class: the same over the maps and masks of each class.
 
     Example:
         >>> Run.read(Path("runs/demo/metrics.json")).validation["accuracy"].mean
@@ -155,12 +248,13 @@ class Run(Results):
     test: Measures | None = None
     masks: str | None = None
     localization: Measures | None = None
+    localization_per_class: dict[str, Measures] | None = None
 
 
-class Model(Part):
+class Model(ByClass):
     """A trained network of a comparison.
 
-    Attributes:
+    Attributes, beside those of `ByClass`:
         slug: name of its folder.
         label: as tables call it.
         kind: as in `model.kind` of a configuration.
@@ -220,6 +314,7 @@ class Method(Part):
         min_max_normalized: whether each map is scaled from its own lowest to its own highest value; the
             others are decisions, where 0.5 means undecided.
         localization: as in `Run`.
+        localization_per_class: as in `Run`; None for two classes.
         faithfulness: None without an image of class 1.
     """
 
@@ -228,7 +323,13 @@ class Method(Part):
     model: Slug
     min_max_normalized: bool
     localization: Measures | None = None
+    localization_per_class: dict[str, Measures] | None = None
     faithfulness: Faithfulness | None = None
+
+    @model_serializer(mode="wrap")
+    def without_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what two classes do not have."""
+        return without(write(self), {"localization_per_class"})
 
 
 class Image(Part):
@@ -236,14 +337,15 @@ class Image(Part):
 
     Attributes:
         name: as tables call it.
-        label: its class; None where it shows both.
-        probability: of class 1, by the slug of the network.
+        label: the number of its class, or those of its labels; None where it shows several, or none is
+            given.
+        probability: by the slug of the network: of class 1, or a list of those of all classes.
         localization: the figure of each measure, by the slug of the method; None without masks.
     """
 
     name: str
-    label: Literal[0, 1] | None = None
-    probability: dict[str, Figure] = {}
+    label: Count | list[Count] | None = None
+    probability: dict[str, Figure | list[Figure]] = {}
     localization: dict[str, dict[str, Figure]] | None = None
 
 
@@ -252,7 +354,8 @@ class Comparison(Results):
 
     Attributes:
         name: of the configuration.
-        class_names: of class 0, black in maps, and class 1, white.
+        class_names: of two classes class 0, black in maps, and class 1, white; of others in their order.
+        multilabel: as in `ByClass`; left out where it is false.
         masks: as in `Run`.
         models: the networks.
         methods: the ways to draw maps, in the order of the networks.
@@ -267,9 +370,34 @@ class Comparison(Results):
     writer = "patchnet compare"
 
     name: str
-    class_names: tuple[str, str]
+    class_names: Annotated[tuple[str, ...], Field(min_length=2)]
+    multilabel: bool = False
     masks: str | None = None
     models: list[Model]
     methods: list[Method] = []
     images: list[Image] = []
     config: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def one_for_each_class(self) -> Self:
+        """Refuse images and networks of other classes."""
+        classes = len(self.class_names)
+        binary = classes == 2 and not self.multilabel
+        for k, image in enumerate(self.images):
+            several = isinstance(image.label, list)
+            numbers = image.label if several else [image.label or 0]
+            if (several and not self.multilabel) or not all(number < classes for number in numbers):
+                raise ValueError(f"images.{k}.label: expected the number of a class, below {classes}")
+            for slug, value in image.probability.items():
+                if isinstance(value, list) == binary or (not binary and len(value) != classes):
+                    expected = "one number" if binary else f"{classes} numbers"
+                    raise ValueError(f"images.{k}.probability.{slug}: expected {expected}")
+        for k, model in enumerate(self.models):
+            if model.classes is not None and model.classes != self.class_names:
+                raise ValueError(f"models.{k}.classes: expected those in `class_names`")
+        return self
+
+    @model_serializer(mode="wrap")
+    def without_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what two classes do not have."""
+        return without(write(self), {"multilabel"})
