@@ -1,3 +1,5 @@
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -88,6 +90,80 @@ def test_grad_cam_of_a_cam_network_is_cam(rng, end, units):
     grad = raw(GradCAM(model, layer=model.layers[-3].name), images)
     np.testing.assert_allclose(grad, np.maximum(cam, 0) / cam[0].size, rtol=1e-4, atol=1e-8)
     assert state(model) == before
+
+
+def with_softmax_layer(model):
+    """Return the same network with its softmax as a layer of its own."""
+    image, unit = model.input, model.get_layer("unit")
+    scores = keras.layers.Dense(unit.units, name="scores")
+    other = keras.Model(image, keras.layers.Softmax()(scores(model.layers[-2].output)))
+    scores.set_weights(unit.get_weights())
+    return other
+
+
+@pytest.mark.parametrize("end", ["softmax", "sigmoid", "layer"])
+def test_each_class_has_its_maps(end, rng):
+    """CAM by hand, Grad-CAM from the class's logit, the drop of its probability behind a square."""
+    model = small_cam(end="softmax" if end == "layer" else end, units=4)
+    model = with_softmax_layer(model) if end == "layer" else model
+    images = images_of(rng, 2, 6, 8, 2)
+    kernel, bias = (w.astype("float64") for w in model.layers[-1 if end != "layer" else -2].get_weights())
+
+    def probabilities(image):
+        e = np.exp(features_by_hand(model, image).mean((0, 1)) @ kernel + bias)
+        return e / e.sum() if end != "sigmoid" else e / (1 + e)
+
+    for k in range(4):
+        cam = raw(CAM(model, class_index=k), images) if end != "layer" else None
+        grad = raw(GradCAM(model, model.layers[3].name, class_index=k), images)
+        hidden = baselines.occlusion(model, images, size=3, stride=3, class_index=k)
+        for n, image in enumerate(images):
+            expected = features_by_hand(model, image) @ kernel[:, k]
+            if cam is not None:
+                np.testing.assert_allclose(cam[n], expected, atol=1e-5)
+            np.testing.assert_allclose(grad[n], np.maximum(expected, 0) / expected.size, atol=1e-6)
+            total, times = np.zeros((6, 8)), np.zeros((6, 8))
+            for top in (0, 3):
+                for left in (0, 3, 5):
+                    covered = image.copy()
+                    covered[top : top + 3, left : left + 3] = 0
+                    drop = probabilities(image)[k] - probabilities(covered)[k]
+                    total[top : top + 3, left : left + 3] += drop
+                    times[top : top + 3, left : left + 3] += 1
+            mean = total / times
+            np.testing.assert_allclose(hidden[n], (mean - mean.min()) / np.ptp(mean), atol=1e-3)
+
+
+def test_the_class_must_be_said():
+    images = np.zeros((1, 8, 8, 2))
+    for method in (baselines.cam, baselines.grad_cam, partial(baselines.occlusion, size=4, stride=4)):
+        three, one = small_cam(end="softmax", units=3), small_cam()
+        with pytest.raises(ValueError, match=r"from 0 to 2\. Received: class_index=None"):
+            method(three, images)
+        for wrong in (3, -1, 1.0, True):
+            with pytest.raises(ValueError, match=rf"from 0 to 2\. Received: class_index={wrong}"):
+                method(three, images, class_index=wrong)
+        with pytest.raises(ValueError, match=r"None for one output\. Received: class_index=1"):
+            method(one, images, class_index=1)
+
+
+@pytest.mark.parametrize(
+    "network", [baselines.vgg19_cam, baselines.vgg11, partial(baselines.pretrained_full, weights=None)]
+)
+def test_networks_of_several_classes(network, rng):
+    images = images_of(rng, 2, 32, 32, 3).astype("float32")
+    options = {} if isinstance(network, partial) else {"width": 1 / 64}
+    exclusive = network((32, 32, 3), classes=4, **options)
+    labels = network((32, 32, 3), classes=4, multilabel=True, **options)
+    labels.set_weights(exclusive.get_weights())
+    q, each = (model(images, training=False).numpy() for model in (exclusive, labels))
+    assert q.shape == each.shape == (2, 4)
+    odds = each / (1 - each)  # both say e to the logit
+    np.testing.assert_allclose(q, odds / odds.sum(1, keepdims=True), atol=1e-5)
+    assert network((32, 32, 3), classes=2, multilabel=True, **options).output_shape == (None, 2)
+    assert network((32, 32, 3), classes=2, **options).output_shape == (None, 1)
+    with pytest.raises(ValueError, match="Received: classes=1"):
+        network((32, 32, 3), classes=1, **options)
 
 
 def test_grad_cam_by_finite_differences(rng):

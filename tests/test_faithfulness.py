@@ -108,6 +108,21 @@ def test_keras_models(rng):
 
 
 @pytest.mark.parametrize("curve", BOTH)
+def test_of_several_classes_each_is_as_if_alone(curve, rng):
+    images, maps = rng.integers(0, 256, (3, 4, 6, 1)), rng.random((3, 4, 6))
+    regions = [rng.random((4, 6)) < 0.5 for _ in range(3)]
+
+    def model(batch):
+        return np.stack([mean_of(region)(batch) for region in regions], -1)
+
+    alone = [curve(mean_of(region), images, maps, steps=5).probabilities for region in regions]
+    for k in range(3):
+        np.testing.assert_array_equal(curve(model, images, maps, steps=5, class_index=k)[1], alone[k])
+    mixed = curve(model, images, maps, steps=5, class_index=np.array([2, 0, 1])).probabilities
+    np.testing.assert_array_equal(mixed, [alone[k][n] for n, k in enumerate((2, 0, 1))])
+
+
+@pytest.mark.parametrize("curve", BOTH)
 def test_wrong_arguments_are_refused(curve, rng):
     images, maps = rng.integers(0, 256, (2, 4, 6, 1)), rng.random((2, 4, 6))
     model = mean_of(np.ones((4, 6), bool))
@@ -123,7 +138,16 @@ def test_wrong_arguments_are_refused(curve, rng):
     for options in ({"steps": 0}, {"batch_size": 0}, {"baseline": "blur"}):
         with pytest.raises(ValueError, match="Received"):
             curve(model, images, maps, **options)
-    with pytest.raises(ValueError, match=r"one probability.*Received: 12 for 6 images"):
+    with pytest.raises(ValueError, match=r"one probability.*class_index=None for 2 prob"):
         curve(lambda batch: np.zeros((len(batch), 2)), images, maps, steps=2)
+    with pytest.raises(ValueError, match=r"one probability.*Received: \(3, 1, 1\) for 3 images"):
+        curve(lambda batch: np.zeros((len(batch), 1, 1)), images, maps, steps=2)
+    for wrong in (2, -1):
+        with pytest.raises(ValueError, match=f"class_index={wrong} for 2 probabilities"):
+            curve(lambda batch: np.zeros((len(batch), 2)), images, maps, steps=2, class_index=wrong)
+    with pytest.raises(ValueError, match="class_index=0 for 1 prob"):
+        curve(model, images, maps, steps=2, class_index=0)
+    with pytest.raises(ValueError, match="Received: 1 classes, 2 images"):
+        curve(model, images, maps, steps=2, class_index=[0])
     with pytest.raises(ValueError, match=r"needs the sigmoid\. Received: -0\.5 to -0\.5"):
         curve(lambda batch: np.full(len(batch), -0.5), images, maps, steps=2)

@@ -13,15 +13,15 @@ from .layers import find, recorded
 class CAM(ClassMaps):
     """Class activation maps; see `cam`."""
 
-    def __init__(self, model: keras.Model, batch_size: int = 8) -> None:
-        super().__init__(model, batch_size)
+    def __init__(self, model: keras.Model, batch_size: int = 8, class_index: int | None = None) -> None:
+        super().__init__(model, batch_size, class_index)
         self.average = find(
             model, keras.layers.GlobalAveragePooling2D, "global average pooling (GlobalAveragePooling2D)"
         )
-        self.unit = find(model, keras.layers.Dense, "a linear unit (Dense)")
+        self.unit = find(model, keras.layers.Dense, "linear units (Dense)")
 
     def raw(self, images: Any) -> Any:
-        """Weigh the maps that are averaged with the unit's weights."""
+        """Weigh the maps that are averaged with the weights of the class's unit."""
         with recorded(self.average) as averaged, recorded(self.unit) as weighed, self.crops() as cropped:
             self.model(images, training=False)
         features, means = averaged[0][0], weighed[0][0]  # (B, h, w, K), (B, K)
@@ -37,16 +37,20 @@ class CAM(ClassMaps):
         return uncropped(maps, cropped)
 
 
-def cam(model: keras.Model, images: Any, *, batch_size: int = 8) -> np.ndarray:
+def cam(
+    model: keras.Model, images: Any, *, class_index: int | None = None, batch_size: int = 8
+) -> np.ndarray:
     """Class activation maps (Zhou et al. 2016, arXiv 1512.04150).
 
-    The feature maps that the model averages, weighed with the weights of its linear unit: what each of
-    their pixels adds to the score.
+    The feature maps that the model averages, weighed with the weights of its linear unit, or of
+    the class's: what each of their pixels adds to the score.
 
     Args:
-        model: a functional Keras classifier that ends with global average pooling and one linear unit, such
-            as `vgg19_cam`; the pooling may be inside a nested model.
+        model: a functional Keras classifier that ends with global average pooling and one linear unit, or
+            one for each class, such as `vgg19_cam`; the pooling may be inside a nested model.
         images: (N, H, W, C), as the model takes them.
+        class_index: number of the class, from 0, or of the label, whose map is drawn, where the model has an
+            output for each. None means class 1 of two classes, and is refused where there are more.
         batch_size: images at a time.
 
     Returns:
@@ -54,10 +58,12 @@ def cam(model: keras.Model, images: Any, *, batch_size: int = 8) -> np.ndarray:
         1; 0.5 everywhere for a constant map.
 
     Raises:
-        ValueError: the model or the images are not as above, or the model returned NaN.
+        ValueError: the model, the images or the class are not as above, or the model returned NaN.
 
     Example:
         >>> cam(vgg19_cam((64, 96, 1)), numpy.zeros((2, 64, 96, 1))).shape
         (2, 64, 96)
+
+        >>> cam(vgg19_cam((64, 96, 1), classes=5), images, class_index=3)  # of the fourth class
     """
-    return CAM(model, batch_size)(images)
+    return CAM(model, batch_size, class_index)(images)

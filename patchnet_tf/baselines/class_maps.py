@@ -1,9 +1,9 @@
-"""Maps of class 1 for any functional Keras classifier: what CAM, Grad-CAM and occlusion have in common.
+"""Maps of one class for any functional Keras classifier: what CAM, Grad-CAM and occlusion have in common.
 
-White speaks for class 1, as in PatchNet's heatmaps. Unlike those, these maps are min-max normalized, each
-map's lowest value to 0 and its highest to 1, as their papers do: they say where, not how much, and 0.5 does
-not mean undecided. A map that is constant, or has no positive value where only those count, is 0.5
-everywhere.
+White speaks for the class, of two for class 1, as in PatchNet's heatmaps. Unlike those, these maps are
+min-max normalized, each map's lowest value to 0 and its highest to 1, as their papers do: they say where, not
+how much, and 0.5 does not mean undecided. A map that is constant, or has no positive value where only those
+count, is 0.5 everywhere.
 """
 
 import contextlib
@@ -22,11 +22,13 @@ class ClassMaps:
 
     Args:
         model: a functional Keras classifier, (B, H, W, C) to (B, 1), the probability of class 1, or to one
-            probability for each class, of which that of class 1 is the second.
+            probability for each class or label.
         batch_size: images at a time.
+        class_index: number of the class, from 0, where there is one output for each; None, of one or two
+            outputs, means class 1.
     """
 
-    def __init__(self, model: keras.Model, batch_size: int) -> None:
+    def __init__(self, model: keras.Model, batch_size: int, class_index: int | None = None) -> None:
         if not isinstance(model, keras.Model) or len(model.output_shape) != 2:
             raise ValueError(
                 "Maps are made of a Keras classifier, (batch, height, width, channels) to (batch, classes). "
@@ -34,7 +36,7 @@ class ClassMaps:
                 f"{getattr(model, 'output_shape', None)}"
             )
         self.model, self.batch_size = model, check_positive("batch_size", batch_size)
-        self.column = min(1, model.output_shape[1] - 1)
+        self.column = column_of(class_index, model.output_shape[1])
 
     def crops(self) -> contextlib.AbstractContextManager:
         """Collect what the model's cropping layer does, where it has one; see `uncropped`."""
@@ -42,7 +44,7 @@ class ClassMaps:
         return recorded(crop[0]) if crop else contextlib.nullcontext([])
 
     def raw(self, images: Any) -> Any:
-        """Return the maps of a batch (B, H, W, C), float32, as (B, h, w): high where class 1 is."""
+        """Return the maps of a batch (B, H, W, C), float32, as (B, h, w): high where the class is."""
         raise NotImplementedError
 
     def __call__(self, images: Any) -> np.ndarray:
@@ -59,6 +61,22 @@ class ClassMaps:
             maps = ops.image.resize(maps, images.shape[1:3], "bilinear", data_format="channels_last")
             batches.append(ops.convert_to_numpy(maps)[..., 0])
         return min_max_normalized(np.concatenate(batches))
+
+
+def column_of(class_index: int | None, outputs: int) -> int:
+    """Return the column of a class among so many outputs; raise ValueError where it has none."""
+    if class_index is None:
+        if outputs > 2:
+            raise ValueError(
+                f"`class_index` must say which of the {outputs} classes is meant, from 0 to {outputs - 1}. "
+                "Received: class_index=None"
+            )
+        return outputs - 1
+    number = isinstance(class_index, (int, np.integer)) and not isinstance(class_index, bool)
+    if outputs == 1 or not number or not 0 <= class_index < outputs:
+        expected = "None for one output" if outputs == 1 else f"a whole number from 0 to {outputs - 1}"
+        raise ValueError(f"`class_index` must be {expected}. Received: class_index={class_index!r}")
+    return int(class_index)
 
 
 def uncropped(maps: Any, cropped: Any) -> Any:

@@ -19,8 +19,14 @@ CONVOLUTIONS = (
 class GradCAM(ClassMaps):
     """Gradient-weighted class activation maps; see `grad_cam`."""
 
-    def __init__(self, model: keras.Model, layer: str | None = None, batch_size: int = 8) -> None:
-        super().__init__(model, batch_size)
+    def __init__(
+        self,
+        model: keras.Model,
+        layer: str | None = None,
+        batch_size: int = 8,
+        class_index: int | None = None,
+    ) -> None:
+        super().__init__(model, batch_size, class_index)
         if keras.backend.backend() != "tensorflow":
             raise RuntimeError(
                 "Grad-CAM takes its gradients from TensorFlow. "
@@ -51,27 +57,35 @@ class GradCAM(ClassMaps):
         return uncropped(ops.relu(ops.einsum("bhwk,bk->bhw", features, weights)), cropped)
 
 
-def grad_cam(model: keras.Model, images: Any, *, layer: str | None = None, batch_size: int = 8) -> np.ndarray:
+def grad_cam(
+    model: keras.Model,
+    images: Any,
+    *,
+    layer: str | None = None,
+    class_index: int | None = None,
+    batch_size: int = 8,
+) -> np.ndarray:
     """Gradient-weighted class activation maps (Selvaraju et al. 2017, arXiv 1610.02391).
 
-    The maps of a layer, weighed with the mean gradients of class 1's score, and what is positive of it. The
-    score is the last layer's before its sigmoid or softmax, where it has one as its activation.
+    The maps of a layer, weighed with the mean gradients of the class's score, and what is positive of it.
+    The score is the last layer's before its sigmoid or softmax, where it ends with one.
 
     Args:
         model: a functional Keras classifier.
         images: (N, H, W, C), as the model takes them.
         layer: name of the layer, in nested models too; None means the last convolution.
+        class_index: as for `cam`.
         batch_size: images at a time.
 
     Returns:
         (N, H, W), float32 in [0, 1], as `cam`; 0.5 everywhere where nothing is positive.
 
     Raises:
-        ValueError: the model, the images or the layer are not as above, or the model returned NaN.
+        ValueError: the model, the images, the layer or the class are not as above, or the model returned NaN.
         RuntimeError: Keras runs on another backend than TensorFlow.
 
     Example:
         >>> grad_cam(vgg11((32, 48, 3)), numpy.zeros((2, 32, 48, 3))).shape
         (2, 32, 48)
     """
-    return GradCAM(model, layer, batch_size)(images)
+    return GradCAM(model, layer, batch_size, class_index)(images)

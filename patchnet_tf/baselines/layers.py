@@ -66,9 +66,12 @@ def recorded(layer: keras.layers.Layer) -> Iterator[list[tuple[Any, Any]]]:
 
 @contextlib.contextmanager
 def without_end(model: keras.Model) -> Iterator[None]:
-    """Let a model return its score: without the sigmoid or softmax of its last layer."""
+    """Let a model return its scores: without the sigmoid or softmax of its last layer."""
     *_, last = every_layer(model)
-    if getattr(last, "activation", None) in (keras.activations.sigmoid, keras.activations.softmax):
+    if isinstance(last, keras.layers.Softmax):
+        with replaced(last, "call", lambda scores, mask=None: scores):
+            yield
+    elif getattr(last, "activation", None) in (keras.activations.sigmoid, keras.activations.softmax):
         with replaced(last, "activation", keras.activations.linear):
             yield
     else:

@@ -14,8 +14,15 @@ from .class_maps import ClassMaps
 class Occlusion(ClassMaps):
     """Drops of the probability behind a black square; see `occlusion`."""
 
-    def __init__(self, model: keras.Model, size: int, stride: int, batch_size: int = 8) -> None:
-        super().__init__(model, batch_size)
+    def __init__(
+        self,
+        model: keras.Model,
+        size: int,
+        stride: int,
+        batch_size: int = 8,
+        class_index: int | None = None,
+    ) -> None:
+        super().__init__(model, batch_size, class_index)
         self.size, self.stride = check_positive("size", size), check_positive("stride", stride)
         if stride > size:
             raise ValueError(
@@ -48,14 +55,23 @@ class Occlusion(ClassMaps):
         return [*range(0, last, self.stride), last]
 
 
-def occlusion(model: keras.Model, images: Any, *, size: int, stride: int, batch_size: int = 8) -> np.ndarray:
-    """By how much class 1's probability drops behind a black square (Zeiler and Fergus 2014).
+def occlusion(
+    model: keras.Model,
+    images: Any,
+    *,
+    size: int,
+    stride: int,
+    class_index: int | None = None,
+    batch_size: int = 8,
+) -> np.ndarray:
+    """By how much the class's probability drops behind a black square (Zeiler and Fergus 2014).
 
     Args:
         model: a functional Keras classifier.
         images: (N, H, W, C), as the model takes them.
         size: side of the square in pixels.
         stride: distance of neighbouring squares in pixels, at most `size`; the last ones end with the image.
+        class_index: as for `cam`.
         batch_size: images at a time.
 
     Returns:
@@ -68,4 +84,4 @@ def occlusion(model: keras.Model, images: Any, *, size: int, stride: int, batch_
     Example:
         >>> maps = occlusion(model, images, size=32, stride=16)
     """
-    return Occlusion(model, size, stride, batch_size)(images)
+    return Occlusion(model, size, stride, batch_size, class_index)(images)

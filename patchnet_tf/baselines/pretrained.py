@@ -1,6 +1,7 @@
 """A pretrained network in full: what a PatchNet around the same network, made local, is fairly compared with.
 
-It is padded as it was trained, sees all of an image, and one linear unit stands in place of its classes.
+It is padded as it was trained, sees all of an image, and one linear unit, or one for each class, stands
+in place of its own classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,22 +31,24 @@ def pretrained_full(
     fine_tune: bool = False,
     crop: tuple[int, int] | None = None,
     preprocessing: Iterable[keras.layers.Layer] = (),
+    classes: int = 2,
+    multilabel: bool = False,
     name: str = "pretrained",
 ) -> keras.Model:
-    """A pretrained ConvNet to its last maps, global average pooling and one linear unit, as CAM needs it.
+    """A pretrained ConvNet to its last maps, global average pooling and linear units, as CAM needs it.
 
     Args:
         input_shape: (H, W, C), C is 1 or 3; grey images become three equal channels. H and W may be None.
         network: "efficientnet_lite0", or one of `keras.applications`.
         weights: "imagenet", the path of a file, or None (random); see `local_network`.
         dropout: share of the averaged features that training leaves out.
-        fine_tune: whether training changes the network too, not the unit alone. Batch normalization stays
+        fine_tune: whether training changes the network too, not the units alone. Batch normalization stays
             as it is, in inference mode.
-        crop, preprocessing, name: as for `vgg19_cam`.
+        crop, preprocessing, classes, multilabel, name: as for `vgg19_cam`.
 
     Returns:
-        A functional Keras model, (B, H, W, C) in 0..255 to the probability of class 1 (B, 1), float32.
-        `load_model` reads it from a `.keras` file.
+        A functional Keras model, (B, H, W, C) in 0..255 to probabilities, as `vgg19_cam`. `load_model` reads
+        it from a `.keras` file.
 
     Raises:
         InputError: there is no such network, or its weights are missing, damaged or do not fit.
@@ -72,7 +75,7 @@ def pretrained_full(
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
-    return keras.Model(image, decision(x), name=name)
+    return keras.Model(image, decision(x, classes, multilabel), name=name)
 
 
 def smallest_of(network: str) -> int:
@@ -85,7 +88,7 @@ def split_pretrained(model: keras.Model) -> tuple[keras.Model, keras.Model] | No
 
     Returns:
         The model from images (B, H, W, C) in 0..255 to averaged features (B, K), and the model from those to
-        the probability (B, 1); None where the network is trained too.
+        the probabilities (B, 1) or (B, classes); None where the network is trained too.
 
     Example:
         >>> network, rest = split_pretrained(pretrained_full((None, None, 3)))

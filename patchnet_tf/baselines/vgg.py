@@ -1,15 +1,15 @@
 """The networks that the paper compares PatchNet with: VGG-11, and VGG-19 made ready for CAM.
 
 Both are those of Simonyan and Zisserman (arXiv 1409.1556), configurations A and E, with one linear unit
-instead of a thousand: 3 x 3 convolutions with ReLU in five blocks of 64, 128, 256, 512 and 512 filters. They
-start from scratch, He normal, and take the pixels that PatchNet takes.
+instead of a thousand, or one for each class: 3 x 3 convolutions with ReLU in five blocks of 64, 128, 256, 512
+and 512 filters. They start from scratch, He normal, and take the pixels that PatchNet takes.
 """
 
 from collections.abc import Iterable, Sequence
 
 import keras
 
-from ..model.checks import check_crop, check_image_shape
+from ..model.checks import check_classes, check_crop, check_image_shape
 from ..model.preprocessing import ZeroToOne, standardize
 
 FILTERS = (64, 128, 256, 512, 512)
@@ -26,6 +26,8 @@ def vgg19_cam(
     preprocessing: Iterable[keras.layers.Layer] = (),
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
+    classes: int = 2,
+    multilabel: bool = False,
     name: str = "vgg19_cam",
 ) -> keras.Model:
     """VGG-19 with only its first three pooling layers, global average pooling and one linear unit.
@@ -42,10 +44,13 @@ def vgg19_cam(
         preprocessing: layers that take and return (B, H, W, C) images in 0..1, applied in this order.
         mean: mean of 0..1 pixels, one number or one for each channel.
         std: their standard deviation, likewise.
+        classes: how many there are, from 2 to 1000.
+        multilabel: False, an image has just one of the classes; True, they are labels, of which it has any.
         name: the model's name.
 
     Returns:
-        A functional Keras model, (B, H, W, C) in 0..255 to the probability of class 1 (B, 1), float32.
+        A functional Keras model, (B, H, W, C) in 0..255 to the probability of class 1 (B, 1), float32; of
+        three or more classes (softmax), and of labels (sigmoids), to the probability of each (B, classes).
         `load_model` reads it from a `.keras` file.
 
     Raises:
@@ -58,7 +63,7 @@ def vgg19_cam(
     image, x = front(input_shape, SMALLEST_VGG19_CAM, preprocessing, mean, std, crop)
     x = blocks(x, convolutions=(2, 2, 4, 4, 4), pooled=3, width=width)
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
-    return keras.Model(image, decision(x), name=name)
+    return keras.Model(image, decision(x, classes, multilabel), name=name)
 
 
 def vgg11(
@@ -70,6 +75,8 @@ def vgg11(
     preprocessing: Iterable[keras.layers.Layer] = (),
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
+    classes: int = 2,
+    multilabel: bool = False,
     name: str = "vgg11",
 ) -> keras.Model:
     """VGG-11 with its linear layers of 4096 units and their dropout of one half.
@@ -79,11 +86,11 @@ def vgg11(
         resize: (height, width) that images, or their crops, are resized to inside the model, bilinearly and
             smoothed where they shrink; (224, 224) in the paper. So images of any size do, and a map is as
             large as its image. None leaves them as they are.
-        width, crop, preprocessing, mean, std, name: as for `vgg19_cam`. What the first convolution sees is
-            32 x 32 pixels or more.
+        width, crop, preprocessing, mean, std, classes, multilabel, name: as for `vgg19_cam`. What the first
+            convolution sees is 32 x 32 pixels or more.
 
     Returns:
-        A functional Keras model, (B, H, W, C) in 0..255 to the probability of class 1 (B, 1), float32.
+        A functional Keras model, (B, H, W, C) in 0..255 to probabilities, as `vgg19_cam`.
 
     Raises:
         ValueError: an argument is not as above.
@@ -103,7 +110,7 @@ def vgg11(
     for k in (6, 7):
         x = keras.layers.Dense(units, activation="relu", kernel_initializer="he_normal", name=f"linear{k}")(x)
         x = keras.layers.Dropout(0.5, name=f"dropout{k}")(x)
-    return keras.Model(image, decision(x), name=name)
+    return keras.Model(image, decision(x, classes, multilabel), name=name)
 
 
 def front(
@@ -166,9 +173,11 @@ def blocks(x: keras.KerasTensor, convolutions: Sequence[int], pooled: int, width
     return x
 
 
-def decision(x: keras.KerasTensor) -> keras.KerasTensor:
-    """One linear unit and the sigmoid, in float32 also under a mixed-precision policy."""
-    return keras.layers.Dense(1, activation="sigmoid", dtype="float32", name="probability")(x)
+def decision(x: keras.KerasTensor, classes: int, multilabel: bool) -> keras.KerasTensor:
+    """One linear unit and sigmoid, or one unit for each class, in float32 also in mixed precision."""
+    units = check_classes(classes, multilabel)
+    end = "softmax" if units > 1 and not multilabel else "sigmoid"
+    return keras.layers.Dense(units, activation=end, dtype="float32", name="probability")(x)
 
 
 def share_of(count: int, width: float) -> int:
