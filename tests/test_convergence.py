@@ -12,9 +12,18 @@ from patchnet_tf.cli import studying
 from patchnet_tf.cli.tables import convergence_table
 from patchnet_tf.config import load_config
 from patchnet_tf.data import load_dataset
+from patchnet_tf.model.layers import ExclusiveDecision
 from patchnet_tf.model.patchnet import PatchNet
+from patchnet_tf.model.pooling import LogMeanExp, TopMean
 from patchnet_tf.studies import convergence
-from patchnet_tf.studies.convergence import closed_form, cross_entropy, fit, measure, patch_images
+from patchnet_tf.studies.convergence import (
+    closed_form,
+    common_decisions,
+    cross_entropy,
+    fit,
+    measure,
+    patch_images,
+)
 
 ROOT = Path(__file__).parents[1]
 PAPERS = ROOT / "configs" / "convergence.yaml"
@@ -109,6 +118,122 @@ def test_lse_with_what_tells_the_classes_apart_in_class_0():
     best = minimize(loss, (0, 0), bounds=[(-13, 13)] * 2, options={"ftol": 1e-15})
     assert best.x[0] == pytest.approx(-np.log(a) / (2 * r), abs=1e-3)
     assert best.fun == pytest.approx(0.683, abs=0.0005)
+
+
+def class_loss(shares, q):
+    """The mean cross-entropy of one image of each class, whose common patches are decided `q` (..., K)."""
+    shares = np.asarray(shares)
+    with np.errstate(divide="ignore"):
+        return -np.log(shares + (1 - shares) * q).mean(axis=-1)
+
+
+@given(shares=st.lists(st.floats(0, 0.9), min_size=2, max_size=6), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=60)
+def test_common_decisions_are_where_the_loss_is_smallest(shares, seed):
+    """Against decisions near and far from it; the loss is convex in them."""
+    q, rng = common_decisions(shares), np.random.default_rng(seed)
+    assert q.sum() == pytest.approx(1)
+    others = rng.dirichlet(np.ones(len(shares)), 200)
+    nearer = q + 0.001 * (others - q)
+    assert class_loss(shares, q) <= class_loss(shares, np.concatenate([others, nearer])).min() + 1e-12
+
+
+@given(b=st.floats(0, 0.99))
+def test_common_decisions_of_two_classes_are_the_papers(b):
+    assert common_decisions([0, b])[1] == pytest.approx(closed_form(1 - b, b))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("b", [0.01, 0.149, 0.4, 0.6])
+def test_several_classes_as_the_document_says(classes, b):
+    a = 1 - b
+    # Class 0 has nothing of its own: (a - b) / (K a) each for the others.
+    q = common_decisions([0] + [b] * (classes - 1))
+    np.testing.assert_allclose(q[1:], max(0, (a - b) / (classes * a)))
+    if b < 1 / 2:  # the image of class k is undecided between 0 and k
+        assert a * q[0] == pytest.approx(a * q[1] + b)
+        assert a * q[0] == pytest.approx((1 + (classes - 2) * b) / classes)
+    # Each has as much: 1 / K, and every image is right.
+    q = common_decisions([b] * classes)
+    np.testing.assert_allclose(q, 1 / classes)
+    assert a * q[0] + b == pytest.approx((1 + (classes - 1) * b) / classes)
+
+
+@pytest.mark.parametrize(
+    ("shares", "q", "loss"),
+    [
+        ([0, 0.149], [0.588, 0.412], 0.612),
+        ([0, 0.149, 0.149], [0.450, 0.275, 0.275], 0.906),
+        ([0.149] * 2, [1 / 2] * 2, 0.554),
+        ([0.149] * 3, [1 / 3] * 3, 0.838),
+        ([0, 1 / 16, 1 / 4], [0.467, 0.4, 0.133], 0.880),
+    ],
+)
+def test_the_documents_table(shares, q, loss):
+    np.testing.assert_allclose(common_decisions(shares), q, atol=0.0005)
+    assert class_loss(shares, common_decisions(shares)) == pytest.approx(loss, abs=0.0005)
+
+
+@pytest.mark.parametrize(("own", "q"), [((0, 1, 4), (7 / 15, 2 / 5, 2 / 15)), ((4, 4, 4), (1 / 3,) * 3)])
+def test_three_classes_converge_to_the_closed_form(own, q):
+    """Images of 16 patches, some of each class's own: b = 1/16 and 1/4 make levels 1/15 and 1/3."""
+    images = np.zeros((3, 4, 8, 4, 8), "uint8")  # rows and columns of patches, and of each
+    for k, count in enumerate(own):
+        part = [np.s_[:, :], np.s_[:4, :], np.s_[:, :4]][k]  # white, its upper half, its left half
+        for n in range(count):
+            images[k, n // 4, :, n % 4, :][part] = 255
+    images = images.reshape(3, 32, 32, 1)
+    model = fit(images, steps=300, learning_rate=1e-2, patch_size=8, filters=8, depth=3)
+    decided = np.asarray(model.decisions(images))  # (3, 16, 3)
+    np.testing.assert_allclose(common_decisions(np.array(own) / 16), q)
+    np.testing.assert_allclose(decided[0, -1], q, atol=0.03)
+    for k, count in enumerate(own):
+        np.testing.assert_allclose(decided[k, :count, k], 1, atol=0.03)
+
+
+def images_of_decisions(classes, black, common):
+    """Decisions (K, 16, K) about an image of each class, `common` about its black patches."""
+    q = np.tile(np.asarray(common, "float32"), (classes, 16, 1))
+    for k in range(1, classes):
+        q[k, black:] = ExclusiveDecision()(np.float32(99) * np.eye(classes, dtype="float32")[k])
+    return q
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_topk_of_several_classes_as_the_document_says(classes):
+    """n = 8 of 16 patches, b = 2: (n - 2b) / (K (n - b)) each for the others, found on a grid."""
+    t = np.linspace(0, 1 / classes, 101)
+    losses = [
+        -np.log(
+            np.einsum(
+                "kk->k",
+                TopMean(0.5, exclusive=True)(
+                    images_of_decisions(classes, 14, [1 - (classes - 1) * x, *[x] * (classes - 1)])
+                ),
+            )
+        ).mean()
+        for x in t
+    ]
+    assert t[np.argmin(losses)] == pytest.approx((8 - 4) / (classes * (8 - 2)), abs=0.01)
+
+
+def test_lse_of_several_classes_has_no_floor_to_speak_of():
+    """Black patches are as sure of class 0 as they can be: b^(-1/r) exp(-13) and less is left."""
+    black = ExclusiveDecision()(np.array([99, 0, 0, 0], "float32"))
+    p = np.asarray(LogMeanExp(4.0, exclusive=True)(images_of_decisions(4, 14, black)))
+    losses = -np.log(np.diag(p))
+    expected = np.log1p(np.exp(-13) * np.array([3, *[(2 / 16) ** (-1 / 4) + 2] * 3]))
+    np.testing.assert_allclose(losses, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(("share", "positive"), [(0.149, 0.5), (0.149, 0.2), (0.4, 0.2), (0.02, 0.9)])
+def test_a_label_that_few_images_have(share, positive):
+    """p0 = max(0, t - (1 - t) b / a), of the share t of images with the label."""
+    p = np.linspace(0, 1, 100001)[:-1]
+    with np.errstate(divide="ignore"):
+        losses = -(1 - positive) * np.log(1 - p) - positive * np.log((1 - share) * p + share)
+    expected = max(0, positive - (1 - positive) * share / (1 - share))
+    assert p[losses.argmin()] == pytest.approx(expected, abs=1e-4)
 
 
 def test_patch_images():

@@ -32,6 +32,7 @@ from ..files import write_json
 from ..images.pictures import save_png
 from ..model.heatmaps import Drawing, heatmap_model
 from ..model.layers import Decision
+from ..model.losses import loss_and_metrics
 from ..model.patchnet import PatchNet
 from ..progress import Progress, silent
 from ..reporting import plots
@@ -118,6 +119,31 @@ def closed_form(a: float, b: float, sharpness: float | None = None) -> float:
     return 1 / (1 + exp(-high))
 
 
+def common_decisions(shares: Sequence[float]) -> np.ndarray:
+    """Return Q (K,) about the patches that the images of all K classes have in common, at the loss's minimum.
+
+    The image of class k has the share b_k of patches that no other has, about which S decides k; the rest
+    are alike in all images. With a_k = 1 - b_k the loss is -sum log(a_k q_k + b_k) over decisions q of sum 1,
+    least at
+
+        q_k = max(0, v - b_k / a_k),    v such that they sum to 1.
+
+    Args:
+        shares: b_k of each class, 0 or more and below 1.
+
+    Example:
+        >>> common_decisions([0, 0.25])  # of two classes, (a - b) / (2a) for class 1
+        array([0.66666667, 0.33333333])
+        >>> common_decisions([0.1, 0.1, 0.1, 0.1])
+        array([0.25, 0.25, 0.25, 0.25])
+    """
+    shares = np.asarray(shares, "float64")
+    levels = shares / (1 - shares)
+    ordered = np.sort(levels)
+    v = (1 + np.cumsum(ordered)) / np.arange(1, len(levels) + 1)  # if only the first are above 0
+    return np.maximum(0, v[np.flatnonzero(v > ordered)[-1]] - levels)
+
+
 def cross_entropy(a: float, b: float, p0: float, p1: float, sharpness: float | None = None) -> float:
     """Return the mean cross-entropy of the two images, where S decides `p0` and `p1`.
 
@@ -166,8 +192,8 @@ def fit(images: np.ndarray, *, steps: int, learning_rate: float, **model: Any) -
     """Train a PatchNet on one image of each class.
 
     Args:
-        images: (2, H, W, 1) in 0..255: the image of class 0, that of class 1.
-        steps: of Adam, on both images at once.
+        images: (K, H, W, 1) in 0..255: the image of class 0, that of class 1, ...
+        steps: of Adam, on all images at once.
         learning_rate: of Adam.
         **model: arguments of `PatchNet`, `patch_size` among them.
 
@@ -175,11 +201,13 @@ def fit(images: np.ndarray, *, steps: int, learning_rate: float, **model: Any) -
         >>> model = fit(patch_images(2, 1, 8), steps=300, learning_rate=1e-2, patch_size=8, depth=2)
     """
     keras.utils.set_random_seed(0)
-    net = PatchNet(images.shape[1:], **model)
-    net.compile(keras.optimizers.Adam(learning_rate), "binary_crossentropy")
+    count = len(images)
+    net = PatchNet(images.shape[1:], classes=count, **model)
+    net.compile(keras.optimizers.Adam(learning_rate), loss_and_metrics(net)["loss"])
     # One epoch of many steps, because Keras takes longer to begin an epoch than a step of a small S takes.
-    pixels, labels = np.tile(images, (steps, 1, 1, 1)), np.tile([0.0, 1.0], steps)
-    net.fit(pixels, labels, batch_size=2, shuffle=False, verbose=0)
+    targets = np.arange(2.0)[:, None] if net.binary else np.eye(count)
+    pixels, targets = np.tile(images, (steps, 1, 1, 1)), np.tile(targets, (steps, 1))
+    net.fit(pixels, targets, batch_size=count, shuffle=False, verbose=0)
     return net
 
 
