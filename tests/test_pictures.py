@@ -373,3 +373,140 @@ def test_pictures_need_no_tensorflow():
     heavy = "('tensorflow', 'keras')"
     code = f"import sys, patchnet_tf.images.pictures; sys.exit(any(m in sys.modules for m in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_class_overlay_has_the_colour_of_the_winner_and_is_clear_where_all_are_equal():
+    image = np.full((1, 3, 1), 100, "uint8")
+    heatmap = [[[1 / 3, 1 / 3, 1 / 3], [0, 1, 0], [0, 1 / 3, 2 / 3]]]
+    clear, certain, half = pictures.class_overlay(image, heatmap)[0]
+    np.testing.assert_array_equal(clear, [100, 100, 100])
+    blue, green = pictures.COLOURS[1:3]
+    np.testing.assert_array_equal(certain, np.rint(0.35 * 100 + 0.65 * blue))
+    np.testing.assert_array_equal(half, np.rint((1 - 0.65 / 2) * 100 + 0.65 / 2 * green))
+
+
+def test_class_overlay_of_labels_is_clear_below_the_thresholds():
+    image = np.full((1, 4, 1), 100, "uint8")
+    heatmap = [[[0.5, 0.2], [0.75, 0.2], [0.6, 0.8], [0.4, 0.3]]]
+    drawn = pictures.class_overlay(image, heatmap, thresholds=[0.5, 0.25])[0]
+    orange, blue = pictures.COLOURS[:2]
+    np.testing.assert_array_equal(drawn[0], [100] * 3)
+    np.testing.assert_array_equal(drawn[1], np.rint((1 - 0.65 / 2) * 100 + 0.65 / 2 * orange))
+    share = 0.65 * 0.55 / 0.75
+    np.testing.assert_array_equal(drawn[2], np.rint((1 - share) * 100 + share * blue))
+    share = 0.65 * 0.05 / 0.75  # the first is higher, but not above its threshold
+    np.testing.assert_array_equal(drawn[3], np.rint((1 - share) * 100 + share * blue))
+
+
+def test_of_many_classes_the_most_probable_have_colours():
+    q = np.arange(20) / 20
+    assert pictures.with_colours(20, q) == tuple(range(12, 20))
+    assert pictures.with_colours(20, q, first=[3]) == (3, *range(13, 20))
+    assert pictures.with_colours(8, np.arange(8)) == tuple(range(8))
+    image, heatmap = np.full((1, 2, 1), 100, "uint8"), np.zeros((1, 2, 20))
+    heatmap[0, 0, 19] = heatmap[0, 1, 0] = 1
+    drawn = pictures.class_overlay(image, heatmap, coloured=pictures.with_colours(20, q))[0]
+    np.testing.assert_array_equal(drawn[0], np.rint(0.35 * 100 + 0.65 * pictures.COLOURS[7]))
+    np.testing.assert_array_equal(drawn[1], np.rint(0.35 * 100 + 0.65 * pictures.OTHERS))
+
+
+def simulated_luminance_and_hue(colours):
+    """Colours as people without red or without green cones see them (Vienot et al. 1999), linear RGB."""
+    linear = (np.asarray(colours) / 255.0) ** 2.2
+    to_lms = np.array(
+        [[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]]
+    )
+    without_red = np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]])
+    without_green = np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]])
+    for cones in (without_red, without_green):
+        seen = np.clip(linear @ (np.linalg.inv(to_lms) @ cones @ to_lms).T, 0, 1)
+        yield 255 * seen ** (1 / 2.2)
+
+
+def test_colours_differ_for_people_with_colour_blindness():
+    for seen in simulated_luminance_and_hue(pictures.COLOURS):
+        distances = np.linalg.norm(seen[:, None] - seen[None], axis=2)
+        assert distances[~np.eye(len(seen), dtype=bool)].min() > 25
+
+
+def test_class_strip_shows_the_predicted_map_then_the_true_one_in_the_grey_of_q(rng):
+    images = rng.integers(0, 256, (2, 64, 128, 1), "uint8")
+    maps = rng.dirichlet(np.ones(5), (2, 64, 128))
+    q = [[0.1, 0.2, 0.4, 0.05, 0.25], [0.5, 0.1, 0.2, 0.15, 0.05]]
+    strip = pictures.class_strip(images, maps, q, [1, 0], most=3)
+    for of_image, chosen in ((0, (2, 1, 4)), (1, (0, 2, 3))):
+        places = [place(strip, pictures.grey(maps[of_image][..., k])) for k in chosen]
+        assert [x for _, x in places] == sorted(x for _, x in places)
+        assert len({y for y, _ in places}) == 1
+    assert place(strip, images[0][..., 0])
+    assert place(strip, pictures.class_overlay(images[0], maps[0]))
+    assert place(strip, pictures.grey(maps[0][..., 0])) is None
+    strip = pictures.class_strip(images, maps, q, classes=[3])
+    assert place(strip, pictures.grey(maps[0][..., 3]))
+    assert place(strip, pictures.grey(maps[1][..., 3]))
+
+
+def place(page, picture):
+    """Where a picture stands on a page, (y, x), or None."""
+    picture = np.stack([picture] * 3, -1) if picture.ndim == 2 else picture
+    h, w = picture.shape[:2]
+    starts = np.argwhere((page[: -h + 1, : -w + 1] == picture[0, 0]).all(-1))
+    return next(((y, x) for y, x in starts if np.array_equal(page[y : y + h, x : x + w], picture)), None)
+
+
+@pytest.mark.parametrize("classes", [2, 6, 20])
+def test_legends_of_classes_stay_narrow(classes):
+    names = [f"a surface with many scratches, number {k}" for k in range(classes)]
+    drawn = pictures.class_legend(names, width=500)
+    assert drawn.shape[1] <= 500
+    assert drawn.shape[0] <= 20 * (min(classes, 9) + 3)
+    for colour in pictures.COLOURS[: min(classes, 8)]:
+        assert (drawn == colour).all(-1).sum() > 50
+    assert ((drawn == pictures.OTHERS).all(-1).sum() > 50) == (classes > 8)
+
+
+def test_a_tiny_overlay_is_enlarged_above_its_legend(rng):
+    overlay = pictures.class_overlay(np.zeros((8, 16, 1)), rng.dirichlet(np.ones(3), (8, 16)))
+    drawn = pictures.with_class_legend(overlay, ("a", "b", "c"))
+    np.testing.assert_array_equal(drawn[:64, :128], overlay.repeat(8, 0).repeat(8, 1))
+
+
+def test_class_strip_of_labels_marks_those_that_are_true(rng):
+    images, maps = np.zeros((2, 16, 16, 1)), rng.random((2, 16, 16, 4))
+    q = [[0.1, 0.2, 0.3, 0.4], [0.9, 0.8, 0.7, 0.6]]
+    drawn = pictures.class_strip(images, maps, q, [[1, 0, 0, 1], [0, 0, 0, 0]], thresholds=[0.5] * 4)
+    for text in ("class 0, class 3", "class 0 0.100 ✓", "class 3 0.400 ✓", "class 1 0.200"):
+        assert contains(drawn, pictures.written(text, pictures.LINE))
+    for text in ("no label", "class 0 0.900", "class 3 0.600"):
+        assert contains(drawn, pictures.written(text, pictures.LINE))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heatmaps": np.zeros((2, 4, 4))}, "three axes"),
+        ({"heatmaps": np.full((2, 4, 4, 3), 2.0)}, "in \\[0, 1\\]"),
+        ({"probabilities": np.zeros((2, 4))}, "one for each map"),
+        ({"probabilities": np.full((2, 3), np.nan)}, "one for each map"),
+        ({"labels": [0, 3]}, "numbers of classes"),
+        ({"labels": [0]}, "as many of each"),
+        ({"class_names": ("a", "b")}, "3 names"),
+        ({"classes": [3]}, "numbers below 3"),
+        ({"classes": []}, "numbers below 3"),
+        ({"thresholds": [0.5]}, "3 numbers"),
+    ],
+)
+def test_class_strip_refuses_what_does_not_fit(changes, message):
+    fits = {
+        "images": np.zeros((2, 4, 4, 1)),
+        "heatmaps": np.full((2, 4, 4, 3), 0.3),
+        "probabilities": np.zeros((2, 3)),
+    }
+    with pytest.raises(ValueError, match=message):
+        pictures.class_strip(**fits | changes)
+
+
+def test_coloured_classes_are_few_and_different():
+    for coloured in ([0, 0], [3], range(9)):
+        with pytest.raises(ValueError, match="up to 8 different"):
+            pictures.class_legend(("a", "b", "c"), coloured=coloured)

@@ -27,6 +27,22 @@ LINE = 20  # height in pixels of a line of text on a picture of up to PAGE_WIDTH
 PAGE_WIDTH = 1000
 SMALLEST = 128  # strips enlarge an image until its longer side has this many pixels
 LONGEST_NAME = 32
+LONGEST_CLASS = 20  # where several classes stand beside each other
+
+# Okabe and Ito's colours, which people with any colour blindness tell apart; black last: it is hard to see.
+COLOURS = np.array(
+    [
+        (230, 159, 0),  # orange
+        (86, 180, 233),  # sky blue
+        (0, 158, 115),  # bluish green
+        (240, 228, 66),  # yellow
+        (0, 114, 178),  # blue
+        (213, 94, 0),  # vermilion
+        (204, 121, 167),  # reddish purple
+        (0, 0, 0),
+    ]
+)
+OTHERS = np.array([160, 160, 160])  # classes without a colour
 
 
 def grey(heatmap: Any) -> np.ndarray:
@@ -71,9 +87,174 @@ def overlay(image: Any, heatmap: Any) -> np.ndarray:
             "The image and its heatmap must have the same size. "
             f"Received: image {image.shape[:2]}, heatmap {q.shape[:2]} (height, width)"
         )
-    below = image if image.shape[2] == 1 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
     share = STRENGTH * np.abs(2 * q - 1)  # (H, W, 1)
-    return np.rint((1 - share) * below + share * np.where(q < 0.5, BLUE, RED)).astype("uint8")
+    return np.rint((1 - share) * in_grey(image) + share * np.where(q < 0.5, BLUE, RED)).astype("uint8")
+
+
+def class_overlay(
+    image: Any,
+    heatmap: Any,
+    *,
+    coloured: Sequence[int] | None = None,
+    thresholds: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Lay the maps of several classes over their image, which turns grey: each pixel has its winner's colour.
+
+    The colour is the stronger the further the winner is above what says nothing, 1 / K, where it is clear. Of
+    labels, the highest of those above their thresholds wins; where none is, the image is clear.
+
+    Args:
+        image: (H, W, 1) or (H, W, 3) in 0..255, uint8 or float.
+        heatmap: (H, W, K) in [0, 1].
+        coloured: up to 8 classes, which get the colours of `COLOURS` in this order; the others are grey.
+            None means `with_colours(K)`.
+        thresholds: K numbers in [0, 1), of labels; None means exclusive classes.
+
+    Returns:
+        (H, W, 3), uint8, RGB.
+
+    Raises:
+        ValueError: the arguments are not as above, or the sizes of image and heatmap differ.
+
+    Example:
+        >>> class_overlay(numpy.full((1, 1, 1), 100), [[[0.25, 0.25, 0.25, 0.25]]])
+        array([[[100, 100, 100]]], dtype=uint8)
+    """
+    image, q = check_image(image), check_heatmaps(heatmap)
+    if image.shape[:2] != q.shape[:2]:
+        raise ValueError(
+            "The image and its heatmap must have the same size. "
+            f"Received: image {image.shape[:2]}, heatmap {q.shape[:2]} (height, width)"
+        )
+    classes = q.shape[2]
+    limits = np.full(classes, 1 / classes) if thresholds is None else np.asarray(thresholds, "float64")
+    if limits.shape != (classes,) or not np.all((limits >= 0) & (limits < 1)):
+        raise ValueError(f"`thresholds` must be {classes} numbers in [0, 1). Received: {thresholds}")
+    wins = q.argmax(2) if thresholds is None else np.where(q > limits, q, -1).argmax(2)  # (H, W)
+    q, limits = np.take_along_axis(q, wins[..., None], 2), limits[wins][..., None]  # (H, W, 1)
+    share = STRENGTH * np.clip((q - limits) / (1 - limits), 0, 1)
+    colours = colours_of(classes, coloured)[wins]  # (H, W, 3)
+    return np.rint((1 - share) * in_grey(image) + share * colours).astype("uint8")
+
+
+def with_colours(classes: int, probabilities: Any = None, first: Sequence[int] = ()) -> tuple[int, ...]:
+    """Choose which classes get a colour: all, or of more than 8 the most probable.
+
+    Args:
+        classes: how many there are.
+        probabilities: (..., K); those with the highest means over images are chosen. None means the first.
+        first: classes that are chosen before others, such as the true ones.
+
+    Returns:
+        Up to 8 classes in their order, so that the same choice has the same colours.
+
+    Example:
+        >>> with_colours(3)
+        (0, 1, 2)
+    """
+    if classes <= len(COLOURS):
+        return tuple(range(classes))
+    means = np.zeros(classes) if probabilities is None else np.reshape(probabilities, (-1, classes)).mean(0)
+    order = dict.fromkeys([*map(int, first), *np.argsort(-means, kind="stable").tolist()])
+    return tuple(sorted(list(order)[: len(COLOURS)]))
+
+
+def class_legend(
+    class_names: Sequence[str],
+    *,
+    coloured: Sequence[int] | None = None,
+    line: int = LINE,
+    width: int = 0,
+    grey_bar: bool = True,
+    marked: bool = False,
+    multilabel: bool = False,
+) -> np.ndarray:
+    """Draw the legend of several classes: the colour of each, and the grey of a map from 0 to 1.
+
+    Args:
+        class_names: K names; those of more than 20 characters are cut.
+        coloured: the classes that have a colour, as of `class_overlay`; the others share one line.
+        line: height of a line of text in pixels.
+        width: of the page in pixels; the names take as many columns as it has room for, at least one.
+        grey_bar: whether the bar is drawn.
+        marked: whether to say what the marks of `class_strip` mean.
+        multilabel: whether the classes are labels.
+
+    Returns:
+        (h, w, 3), uint8, RGB.
+
+    Raises:
+        ValueError: `coloured` is not as above.
+
+    Example:
+        >>> save_png(class_legend(("crack", "dent", "smooth")), "legend.png")
+    """
+    colours = colours_of(len(class_names), coloured)
+    coloured = with_colours(len(class_names)) if coloured is None else coloured
+    entries = [(colours[k], short_class(class_names[k])) for k in coloured]
+    if others := len(class_names) - len(entries):
+        entries.append((OTHERS, f"{others} others"))
+    what = "label" if multilabel else "class"
+    parts = []
+    for colour, name in entries:
+        swatch = np.broadcast_to(colour.astype("uint8"), (line * 3 // 5, line * 3 // 5, 3))
+        parts.append(beside([stack([blank(line // 10, 1), framed(swatch)]), written(f" {name}", line)]))
+    cell = max(part.shape[1] for part in parts) + line // 2
+    columns = max(1, (width - line) // cell)
+    rows = [
+        beside([widened(part, cell) for part in parts[k : k + columns]])
+        for k in range(0, len(parts), columns)
+    ]
+    if grey_bar:
+        ramp = framed(rgb(grey(np.repeat(np.linspace(0, 1, 6 * line)[None], line * 3 // 5, axis=0))))
+        ramp = stack([blank(line // 10, 1), ramp])
+        rows.append(
+            beside([written("0 ", line), ramp, written(f" 1   probability of the {what}, in grey", line)])
+        )
+    if not multilabel:
+        clear = f"clear where none is above 1/{len(class_names)}"
+        rows.append(written(f"colour: the most probable class; {clear}", line))
+    else:
+        rows.append(written("colour: the highest label above its threshold; clear where none is", line))
+    if marked:
+        rows.append(written(f"✓ a true {what}", line))
+    body = beside([blank(1, line // 2), stack(rows), blank(1, line // 2)])
+    return stack([blank(line // 2, 1), body, blank(line // 2, 1)])
+
+
+def with_class_legend(
+    picture: Any,
+    class_names: Sequence[str],
+    *,
+    coloured: Sequence[int] | None = None,
+    multilabel: bool = False,
+) -> np.ndarray:
+    """Put the legend of several classes below an overlay of `class_overlay`.
+
+    Args:
+        picture: uint8, (H, W, 3); enlarged pixel by pixel to 128 of them, where it is smaller.
+        class_names, coloured, multilabel: as of `class_legend`.
+
+    Returns:
+        (h, w, 3), uint8, RGB: the picture in the top left corner.
+
+    Raises:
+        ValueError: an argument is not as above.
+
+    Example:
+        >>> picture = with_class_legend(class_overlay(image, heatmap), ("crack", "dent", "smooth"))
+    """
+    picture = enlarged(rgb(check_picture(picture)))
+    line = line_height(picture.shape[1])
+    below = class_legend(
+        class_names,
+        coloured=coloured,
+        line=line,
+        width=max(picture.shape[1], 24 * line),
+        grey_bar=False,
+        multilabel=multilabel,
+    )
+    return stack([picture, below])
 
 
 def legend(
@@ -212,6 +393,127 @@ def strip(
     return in_rows(headings, rows, captions, partial(legend, names, colours="both", normalized=normalized))
 
 
+def class_strip(
+    images: Sequence[Any],
+    heatmaps: Sequence[Any],
+    probabilities: Any,
+    labels: Any = None,
+    masks: Sequence[Any] | None = None,
+    class_names: Sequence[str] = (),
+    *,
+    classes: Sequence[int] | None = None,
+    most: int = 4,
+    thresholds: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Draw one row for each image: image | mask | overlay of all classes | the map of each of some classes.
+
+    A map is grey, from 0, black, to 1, white, and never rescaled. First comes that of the most probable
+    class, then that of the true ones, then the most probable others. Images with less than 128 pixels are
+    enlarged by a whole number, pixel by pixel.
+
+    Args:
+        images: N images (H, W, 1) or (H, W, 3) in 0..255, uint8 or float; sizes may differ.
+        heatmaps: N heatmaps (H, W, K) in [0, 1].
+        probabilities: (N, K), written above the maps.
+        labels: (N,), the number of each image's class, or (N, K) of 0 and 1; None leaves them out.
+        masks: N masks (H, W), bool, 0/1 or 0/255; None leaves the column out.
+        class_names: K names; empty means "class 0" and so on. Long ones are cut.
+        classes: which maps to draw, in this order, of every image; None chooses for each image.
+        most: how many maps of an image are chosen at most.
+        thresholds: K numbers in [0, 1), of labels; None means exclusive classes.
+
+    Returns:
+        (h, w, 3), uint8, RGB.
+
+    Raises:
+        ValueError: there is no image, there are not as many of each, or an argument is not as above.
+
+    Example:
+        >>> maps = heatmap_model(model).predict(images)
+        >>> save_png(class_strip(images, maps, model.predict(images), labels), "strip.png")
+    """
+    probabilities = np.asarray(probabilities, "float64")
+    given = {"images": images, "heatmaps": heatmaps, "probabilities": probabilities}
+    given |= {} if labels is None else {"labels": labels}
+    check_counts(given | ({} if masks is None else {"masks": masks}))
+    heatmaps = [check_heatmaps(heatmap) for heatmap in heatmaps]
+    shape = (len(images), heatmaps[0].shape[2])
+    if probabilities.shape != shape or not np.all((probabilities >= 0) & (probabilities <= 1 + 1e-6)):
+        raise ValueError(
+            f"`probabilities` must be {shape} in [0, 1], one for each map. "
+            f"Received: shape={probabilities.shape}"
+        )
+    names = class_names or [f"class {k}" for k in range(shape[1])]
+    if isinstance(names, str) or len(names) != shape[1]:
+        raise ValueError(
+            f"`class_names` must be {shape[1]} names, one for each map. Received: {class_names!r}"
+        )
+    truth = true_classes(labels, shape)
+    if classes is not None and (not len(classes) or not np.isin(classes, range(shape[1])).all()):
+        raise ValueError(f"`classes` must be numbers below {shape[1]}. Received: classes={classes}")
+    chosen = [
+        list(classes) if classes is not None else choose_classes(q, true, most)
+        for q, true in zip(probabilities, truth, strict=True)
+    ]
+    every_true = sorted({k for true in truth for k in true})
+    coloured = with_colours(shape[1], probabilities, every_true)
+
+    columns = max(map(len, chosen))
+    first = ["image", *(["mask"] if masks is not None else []), "overlay"]
+    headings = [*first, "heatmap" if columns == 1 else "heatmaps", *[""] * (columns - 1)]
+    rows, captions = [], []
+    for i, (image, heatmap) in enumerate(zip(images, heatmaps, strict=True)):
+        image = check_image(image)
+        cells = [rgb(image)]
+        if masks is not None:
+            cells.append(rgb(255 * check_mask(masks[i], image.shape[:2]).astype("uint8")))
+        cells.append(class_overlay(image, heatmap, coloured=coloured, thresholds=thresholds))
+        cells += [rgb(grey(heatmap[..., k])) for k in chosen[i]]
+        missing = [blank(1, 1)] * (columns - len(chosen[i]))
+        rows.append([*(framed(enlarged(cell)) for cell in cells), *missing])
+        label = "" if labels is None else ", ".join(short_class(names[k]) for k in truth[i]) or "no label"
+        above = [f"{short_class(names[k])} {probabilities[i, k]:.3f}" for k in chosen[i]]
+        marks = [" ✓" if k in truth[i] else "" for k in chosen[i]]
+        captions.append(
+            [label, *[""] * (len(first) - 1), *map("".join, zip(above, marks, strict=True))]
+            + [""] * len(missing)
+        )
+
+    def below(line: int) -> np.ndarray:
+        width = sum(max(part.shape[1] for part in column) + line // 2 for column in zip(*rows, strict=True))
+        return class_legend(
+            names,
+            coloured=coloured,
+            line=line,
+            width=width,
+            marked=labels is not None,
+            multilabel=thresholds is not None,
+        )
+
+    return in_rows(headings, rows, captions, below)
+
+
+def choose_classes(probabilities: np.ndarray, true: Sequence[int], most: int) -> list[int]:
+    """Return the classes whose maps are shown: the most probable, the true ones, then others."""
+    order = np.argsort(-probabilities, kind="stable").tolist()
+    return list(dict.fromkeys([order[0], *true, *order]))[: max(1, most)]
+
+
+def true_classes(labels: Any, shape: tuple[int, int]) -> list[list[int]]:
+    """Return the true classes of each image, given its class (N,) or labels (N, K); none are given as []."""
+    if labels is None:
+        return [[] for _ in range(shape[0])]
+    labels = np.asarray(labels)
+    if labels.shape == shape and np.isin(labels, (0, 1)).all():
+        return [np.flatnonzero(row).tolist() for row in labels]
+    if labels.shape == shape[:1] and np.isin(labels, range(shape[1])).all():
+        return [[int(k)] for k in labels]
+    raise ValueError(
+        f"`labels` must be numbers of classes {shape[:1]} below {shape[1]}, or 0 and 1 {shape}. "
+        f"Received: shape={labels.shape}, values {np.unique(labels)[:10]}"
+    )
+
+
 def side_by_side(
     images: Sequence[Any],
     heatmaps: Mapping[str, Sequence[Any]],
@@ -305,6 +607,16 @@ def check_heatmap(heatmap: Any) -> np.ndarray:
     return np.clip(q, 0, 1)
 
 
+def check_heatmaps(heatmap: Any) -> np.ndarray:
+    """Return maps of several classes (H, W, K) as float64 in [0, 1]; raise ValueError when they are none."""
+    q = np.asarray(heatmap, "float64")
+    if q.ndim != 3 or q.size == 0 or q.shape[2] < 2:
+        raise ValueError(
+            f"Maps of several classes have three axes, (height, width, classes). Received: shape={q.shape}"
+        )
+    return check_heatmap(q.reshape(q.shape[0], -1)).reshape(q.shape)
+
+
 def check_mask(mask: Any, size: tuple[int, int]) -> np.ndarray:
     """Return `mask`, (H, W) or (H, W, 1), bool, 0/1 or 0/255, as bool (H, W) of the given size."""
     mask = np.asarray(mask)
@@ -361,6 +673,33 @@ def short_names(class_names: Sequence[str]) -> tuple[str, str]:
         return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3] + "..."
 
     return short(class_names[0]), short(class_names[1])
+
+
+def short_class(name: str) -> str:
+    """Return the name of one of several classes, cut where it is too long."""
+    text = unicodedata.normalize("NFC", str(name))
+    return text if len(text) <= LONGEST_CLASS else text[: LONGEST_CLASS - 1] + "…"
+
+
+def colours_of(classes: int, coloured: Sequence[int] | None) -> np.ndarray:
+    """Return the colour (K, 3) of each class."""
+    coloured = with_colours(classes) if coloured is None else list(coloured)
+    if (
+        len(set(coloured)) < len(coloured)
+        or len(coloured) > len(COLOURS)
+        or set(coloured) - set(range(classes))
+    ):
+        raise ValueError(
+            f"`coloured` must be up to {len(COLOURS)} different classes below {classes}. Received: {coloured}"
+        )
+    colours = np.tile(OTHERS, (classes, 1))
+    colours[list(coloured)] = COLOURS[: len(coloured)]
+    return colours
+
+
+def in_grey(image: np.ndarray) -> np.ndarray:
+    """Return an image, (H, W, 1) or (H, W, 3) uint8, in grey, (H, W, 1)."""
+    return image if image.shape[2] == 1 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
 # What follows puts a page together from RGB parts, (h, w, 3) uint8, on white.
