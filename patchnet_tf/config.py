@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from .contract import MOST_CLASSES
 from .errors import InputError
 
 
@@ -37,13 +38,6 @@ def expect(what: str) -> WrapValidator:
             raise PydanticCustomError("expected", "expected {what}", {"what": what}) from None
 
     return WrapValidator(check)
-
-
-def different(names: tuple[str, str]) -> tuple[str, str]:
-    """Refuse one name twice: there would be only one class to learn."""
-    if names[0] == names[1]:
-        raise ValueError("twice the same")
-    return names
 
 
 def each_once(values: tuple) -> tuple:
@@ -111,11 +105,9 @@ class Section(BaseModel):
         return values
 
 
-Folders = Annotated[
-    tuple[Text, Text],
-    Field(strict=False),
-    AfterValidator(different),
-    expect("the names of two different class folders"),
+Two = Annotated[tuple[Text, Text], Field(strict=False), AfterValidator(each_once)]
+Several = Annotated[
+    tuple[Text, ...], Field(strict=False, min_length=2, max_length=MOST_CLASSES), AfterValidator(each_once)
 ]
 Channels = Annotated[Literal[1, 3], expect("1 (grey) or 3 (RGB)")]
 
@@ -151,20 +143,25 @@ class DtdData(FilesData):
 
     kind: Literal["dtd"]
     size: NewSize | None = (224, 224)
-    classes: Folders = ("cracked", "perforated")  # class 0 first
+    classes: Annotated[Two, expect("the names of two different class folders")] = (
+        "cracked",
+        "perforated",
+    )  # class 0 first
     train: Count = 80  # images of each class, the first ones
     val: Count = 40  # of each class, those that follow
 
 
 class FolderData(FilesData):
-    """Images in path/train/<class>/ and path/val/<class>/; the two class folders may have any names.
+    """Images in path/train/<class>/ and path/val/<class>/; the class folders may have any names.
 
     See `patchnet_tf.data.folder`.
     """
 
     kind: Literal["folder"]
-    # The class folders, class 0 (black) first; None: the two that there are, in sorted order.
-    classes: Folders | None = None
+    # The class folders; of two, class 0 (black) first. None: all that there are, in sorted order.
+    classes: (
+        Annotated[Several, expect(f"the names of 2 to {MOST_CLASSES} class folders, each once")] | None
+    ) = None
     channels: Channels | None = None  # None: 1 where all training images are grey
     # Kind of the masks that localization is measured against.
     mask: Annotated[Name | None, MayChange()] = None
@@ -185,16 +182,15 @@ class Isic2017Data(FilesData):
 
 
 class ManifestData(FilesData):
-    """The images that a CSV file, path, lists in its columns path, label, split and perhaps mask.
+    """The images that a CSV file, path, lists in its columns path, split, label or labels, and perhaps masks.
 
     See `patchnet_tf.data.manifest`.
     """
 
     kind: Literal["manifest"]
-    # Names of the labels 0 and 1.
-    classes: Annotated[
-        tuple[Text, Text], Field(strict=False), AfterValidator(different), expect("two different names")
-    ] = ("0", "1")
+    # Names of the classes 0, 1, ..., or of the labels.
+    classes: Annotated[Several, expect(f"from 2 to {MOST_CLASSES} names, each once")] = ("0", "1")
+    multilabel: Flag = False  # an image may have several of them, or none
     channels: Channels | None = None  # None: 1 where all training images are grey
 
 
@@ -205,7 +201,7 @@ class TexturesData(DataSection):
     classes: Annotated[
         tuple[Texture, Texture],
         Field(strict=False),
-        AfterValidator(different),
+        AfterValidator(each_once),
         expect("two of brick, grass and gravel, class 0 first"),
     ] = ("brick", "gravel")
     size: Annotated[int, Field(ge=1, le=256), expect("a whole number from 1 to 256")] = 64

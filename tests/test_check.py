@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from patchnet_tf.config import load_config
-from patchnet_tf.data.check import SHOWN, THUMBNAIL, check, contact_sheet, thumbnail
+from patchnet_tf.data.check import check
+from patchnet_tf.data.sheet import SHOWN, THUMBNAIL, contact_sheet, thumbnail
 from patchnet_tf.images.pictures import RED
 
 from .small import SMALL, image_folder, save

@@ -112,8 +112,11 @@ def test_train_evaluate_explain(patchnet, place, tmp_path, monkeypatch):
         ((*TRAIN, "--set", "model.patch_size=30"), "train images: expected at least 30 x 30 pixels"),
         ((*TRAIN, "--set", "model.crop=[4, 4]"), "at least as large as a patch"),
         ((*TRAIN, "--set", FOLDER % "gone"), "gone: no such folder"),
-        ((*TRAIN, "--set", FOLDER % "one"), "one/train: expected two class folders. Received: cat"),
-        ((*TRAIN, "--set", FOLDER % "three"), "three/train: expected two class folders"),
+        ((*TRAIN, "--set", FOLDER % "one"), "one/train: expected at least two class folders. Received: cat"),
+        (
+            (*TRAIN, "--set", FOLDER % "three"),
+            "three: the classes below train and val must have the same names",
+        ),
         ((*TRAIN, "--set", FOLDER % "hollow"), "hollow/val/cat: no images"),
         ((*TRAIN, "--set", FOLDER % "sizes"), "set data.size"),
         ((*TRAIN, "--set", FOLDER % "broken"), "cat/1.png: "),

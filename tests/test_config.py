@@ -144,7 +144,7 @@ def test_sections_of_published_data_have_their_defaults(write):
         ("training.seed=-1", "training.seed: expected a whole number from 0 to 4294967295. Received: -1"),
         (
             "data.classes=[a, a]",
-            "data.classes: expected the names of two different class folders. Received: ['a', 'a']",
+            "data.classes: expected the names of 2 to 1000 class folders, each once. Received: ['a', 'a']",
         ),
         (
             "data={kind: textures, classes: [brick, brick]}",
@@ -164,7 +164,7 @@ def test_sections_of_published_data_have_their_defaults(write):
         ("data.channels=2", "data.channels: expected 1 (grey) or 3 (RGB). Received: 2"),
         (
             "data.classes=[a]",
-            "data.classes: expected the names of two different class folders. Received: ['a']",
+            "data.classes: expected the names of 2 to 1000 class folders, each once. Received: ['a']",
         ),
         ("name=a/b", "name: expected a name of letters, digits, '_', '-' and '.'. Received: 'a/b'"),
         ("model.pach_size=3", "model.pach_size: unknown key; did you mean model.patch_size?"),

@@ -261,9 +261,9 @@ def test_real_list():
     listing = list_files(Isic2017Data(kind="isic2017", path=str(SHARED / "isic2017"), mask="lesion"))
     assert listing.complaints == []
     for split, images, melanomas in (("train", 2000, 374), ("val", 150, 30)):
-        labels = [entry.label for entry in listing.entries if entry.split == split]
+        labels = [entry.classes[0] for entry in listing.entries if entry.split == split]
         assert (len(labels), sum(labels)) == (images, melanomas)
-        assert sum(entry.mask is not None for entry in listing.entries if entry.split == split) == melanomas
+        assert sum(len(entry.masks) for entry in listing.entries if entry.split == split) == melanomas
     listing.entries = listing.entries[:20] + listing.entries[-50:]
     data = files.read(listing)
     assert data.train.images.shape == (20, 192, 256, 3)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from patchnet_tf.config import Config, Model, by_kind
+from patchnet_tf.contract import make_classes
 from patchnet_tf.data import Dataset, Examples
 from patchnet_tf.errors import InputError
 from patchnet_tf.training.build import build
@@ -24,7 +25,7 @@ def config(kind, **model):
 def data(height, width, rng):
     images = rng.integers(0, 256, (2, height, width, 1), "uint8")
     both = Examples(images, np.array([0, 1], "uint8"))
-    return Dataset(("a", "b"), both, both, None)
+    return Dataset(make_classes(("a", "b")), both, both, None)
 
 
 def test_every_kind_of_a_configuration_is_known():

@@ -88,11 +88,12 @@ def data_check(
     """Look for what is wrong with the data set of CONFIG, all of it at once, and draw a contact sheet.
 
     Counts images by split and class; finds images that are missing, unreadable or of another size, labels
-    that are none, masks that do not fit, and images that are in two splits (a leak), in both classes, twice
-    in one split, or nearly empty; and files that are passed over, in subfolders or masks without an image.
-    Images are the same when their pixels are: a copy that was resized or compressed is not found. The
-    contact sheet, `<name in CONFIG>-contact-sheet.png`, shows up to 24 images of each split and class with
-    the outlines of their masks. The exit code is 2 when there are errors; warnings alone leave it 0.
+    that are none, masks that do not fit, and images that are in two splits (a leak), of different classes,
+    twice in one split, or nearly empty; and files that are passed over, in subfolders or masks without an
+    image. Images are the same when their pixels are; a copy that was resized, compressed, mirrored or turned
+    looks the same, and is told as a warning. The contact sheet, `<name in CONFIG>-contact-sheet.png`, shows
+    up to 24 images of each split and class, 8 where there are more than four classes, with the outlines of
+    their masks. The exit code is 2 when there are errors; warnings alone leave it 0.
 
     Example: patchnet data check configs/folder.yaml --set data.path=~/cells
     """
@@ -111,6 +112,9 @@ def data_check(
         print(f"Sizes, height x width: {', '.join(sizes) or 'none'}{f' and {more} more' if more > 0 else ''}")
         if checked.masks:
             print(f"Masks: {checked.masks}")
+        if checked.leaks:
+            leaks = (f"{checked.class_names[k]} {count}" for k, count in checked.leaks.most_common(10))
+            print(f"Images of an earlier split too, by class: {', '.join(leaks)}")
         if checked.sheet is not None:
             path = (out or Path()) / f"{settings.name}-contact-sheet.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,12 +30,26 @@ def explained_table(explained: Sequence[Any]) -> Table:
 
 
 def data_table(checked: Any) -> Table:
-    """Tabulate how many images each split and class has."""
+    """Tabulate how many images each split and class has; a row is a split of two classes, a class of more."""
+    if not checked.classes.binary:
+        return classes_table(checked)
     classes = [f"{k}: {name}" for k, name in enumerate(checked.class_names)]
     table = Table("split", *classes, "share of class 1")
     for split in dict.fromkeys(split for split, _ in checked.counts):
         counts = [checked.counts[split, label] for label in (0, 1)]
         table.add_row(split, *map(str, counts), f"{counts[1] / sum(counts):.0%}")
+    return table
+
+
+def classes_table(checked: Any) -> Table:
+    """Tabulate how many images each class has in each split, and which share of the split they are."""
+    table = Table("class", *checked.images)
+    for k, name in enumerate(checked.class_names):
+        counts = {split: checked.counts[split, k] for split in checked.images}
+        cells = [f"{count} ({count / checked.images[split]:.0%})" for split, count in counts.items()]
+        table.add_row(f"{k}: {name}", *cells)
+    table.add_section()
+    table.add_row("images", *map(str, checked.images.values()))
     return table
 
 

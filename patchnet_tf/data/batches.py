@@ -24,14 +24,16 @@ class Batches(keras.utils.PyDataset):
             mirrorings together are such a turn, and happen to a quarter of the images anyway.
         zoom: enlarge each image about its centre by a random factor from 1 to this one, at least 1, between
             its pixels bilinearly; what is then outside its frame is cut off.
-        balanced: each epoch has every image of the smaller class, and as many of the larger, a new random
+        balanced: each epoch has every image of the smallest class, and as many of the others, a new random
             choice each time.
+        outputs: of the model, as many as `Classes.outputs` says.
 
     Attributes:
         epoch: number of the epoch, from 0.
 
     Raises:
-        InputError: the images are not as `check_images` needs them; with `balanced`, a class has none.
+        InputError: the images are not as `check_images` needs them; with `balanced`, a class has none, or an
+            image may have several labels.
 
     Example:
         >>> batches = Batches(dataset.train, batch_size=4, seed=0, flips=True)
@@ -48,16 +50,24 @@ class Batches(keras.utils.PyDataset):
         rotations: bool = False,
         zoom: float = 1.0,
         balanced: bool = False,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.images = check_images(examples.images)
-        self.labels = np.asarray(examples.labels, "float32")[:, None]
+        self.labels = np.asarray(examples.labels)
+        self.targets = examples.targets(outputs)
+        self.classes = max(2, outputs)
         self.batch_size = batch_size
         self.seed = seed
         self.flips = flips
         self.rotations = rotations
         self.zoom = zoom
         self.balanced = balanced
+        if balanced and self.labels.ndim == 2:
+            raise InputError(
+                "training.balanced: expected false, as an image may have several labels: no choice of images "
+                "has each equally often. Received: true"
+            )
         self.epoch = 0
 
     @property
@@ -83,7 +93,7 @@ class Batches(keras.utils.PyDataset):
         if self.zoom > 1:
             self._zooms = rng.uniform(1, self.zoom, count)
         if self.balanced:
-            self._order = balance(self._order, self.labels[self._order, 0])
+            self._order = balance(self._order, self.labels[self._order], self.classes)
 
     @property
     def count(self) -> int:
@@ -103,22 +113,23 @@ class Batches(keras.utils.PyDataset):
         return self._mirrored[:, chosen].T.tolist()
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return images (B, H, W, C) and labels (B, 1) of batch `index` of this epoch."""
+        """Return images (B, H, W, C) and targets (B, outputs) of batch `index` of this epoch."""
         chosen = self.chosen(index)
         images = self.images[chosen]  # a copy
         for k, (n, (down, right)) in enumerate(zip(chosen, self.mirrored(chosen), strict=True)):
             images[k] = images[k, :: -1 if down else 1, :: -1 if right else 1]
             if self._zooms[n] > 1:
                 images[k] = enlarge(images[k], self._zooms[n])
-        return images, self.labels[chosen]
+        return images, self.targets[chosen]
 
 
-def balance(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the first images of each class in this order, as many as the smaller class has.
+def balance(order: np.ndarray, labels: np.ndarray, classes: int = 2) -> np.ndarray:
+    """Return the first images of each class in this order, as many as the smallest class has.
 
     Args:
         order: (N,), numbers of images.
-        labels: (N,), their labels, 0 or 1.
+        labels: (N,), their classes, from 0 to classes - 1.
+        classes: how many there are.
 
     Raises:
         InputError: a class has no images.
@@ -127,12 +138,15 @@ def balance(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
         >>> balance(numpy.array([7, 8, 9]), numpy.array([1, 0, 1]))
         array([7, 8])
     """
-    places = [np.flatnonzero(labels == k) for k in (0, 1)]
-    count = min(map(len, places))
+    places = [np.flatnonzero(labels == k) for k in range(classes)]
+    counts = [len(place) for place in places]
+    count = min(counts)
     if count == 0:
+        which = "both classes" if classes == 2 else f"all {classes} classes"
+        shown = range(2) if classes == 2 else [counts.index(0)]
         raise InputError(
-            "training.balanced: expected images of both classes. "
-            f"Received: {len(places[0])} of class 0, {len(places[1])} of class 1"
+            f"training.balanced: expected images of {which}. "
+            f"Received: {', '.join(f'{counts[k]} of class {k}' for k in shown)}"
         )
     return order[np.sort(np.concatenate([place[:count] for place in places]))]
 

@@ -11,6 +11,7 @@ https://www.robots.ox.ac.uk/~vgg/data/dtd/ has the data set.
 from pathlib import Path
 
 from ..config import DtdData
+from ..contract import make_classes
 from .files import Entry, Listing
 from .folder import image_files
 
@@ -19,7 +20,7 @@ URL = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
 
 def list_files(data: DtdData) -> Listing:
     """List the photographs of the two classes."""
-    listing = Listing(data.classes, data.size, 3)
+    listing = Listing(make_classes(data.classes), data.size, 3)
     root = Path(data.path)
     images = (root / "dtd" if (root / "dtd").is_dir() else root) / "images"
     if not images.is_dir():
@@ -39,5 +40,5 @@ def list_files(data: DtdData) -> Listing:
                 f"validate. Received: {len(paths)}"
             )
         for k, path in enumerate(paths[: data.train + data.val]):
-            listing.entries.append(Entry("train" if k < data.train else "val", label, path))
+            listing.entries.append(Entry("train" if k < data.train else "val", (label,), path))
     return listing

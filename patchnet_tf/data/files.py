@@ -7,7 +7,7 @@ is wrong with the list. `read` makes a `Dataset` of it, `check` a report.
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from ..contract import Classes
 from ..errors import InputError
 from ..images.pixels import resized, resized_mask
 from ..images.reading import is_grey, read_image
@@ -23,9 +24,10 @@ from .dataset import Dataset, Examples, Masked
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-SHOWN = 10  # complaints in one error
+SHOWN = 10  # complaints in one error, names in one line
 STEP = 100  # images between two reports of progress; smaller data sets are read in no time
 
+Reader = Callable[[tuple[int, int]], np.ndarray]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -35,17 +37,17 @@ class Entry(NamedTuple):
 
     Attributes:
         split: "train", "val" or "test".
-        label: 0 or 1.
+        classes: the numbers of its classes: one of exclusive ones, any number of labels.
         path: the image file.
-        mask: takes the (height, width) that the image has, and returns its mask, bool of that size, or
-            raises InputError; None where there is no mask.
+        masks: by the class whose map it belongs to: each takes the (height, width) that the image has, and
+            returns the mask, bool of that size, or raises InputError.
         row: file and row that list the image, where it is listed in a file.
     """
 
     split: str
-    label: int
+    classes: tuple[int, ...]
     path: Path
-    mask: Callable[[tuple[int, int]], np.ndarray] | None = None
+    masks: Mapping[int, Reader] = {}
     row: str = ""
 
     def complaint(self, error: object) -> str:
@@ -58,7 +60,7 @@ class Listing:
     """The images of a data set, before any is read, and how to read them.
 
     Attributes:
-        class_names: of class 0 and class 1.
+        classes: their names, and whether an image has just one.
         size: (height, width) to resize all to, or None.
         channels: 1 or 3; None is 1 where all training images are grey.
         mask: what the masks show, in one word.
@@ -67,7 +69,7 @@ class Listing:
         remarks: what is there and is not used, one line each.
     """
 
-    class_names: tuple[str, str]
+    classes: Classes
     size: tuple[int, int] | None = None
     channels: int | None = None
     mask: str = "masks"
@@ -87,19 +89,20 @@ def read(listing: Listing, progress: Progress = silent) -> Dataset:
     channels = listing.channels or channels_of(listing)
     entries = sorted(listing.entries, key=lambda entry: SPLITS.index(entry.split))
     complaints: list[str] = []
-    masks: dict[int, np.ndarray] = {}
+    masks: list[tuple[int, int, np.ndarray]] = []  # number of the image, class, mask
     images, differs = np.empty(0, "uint8"), False
 
-    def prepared(entry: Entry) -> tuple[np.ndarray, np.ndarray | None]:
+    def prepared(entry: Entry) -> tuple[np.ndarray, dict[int, np.ndarray]]:
         image = read_image(entry.path, channels)
-        mask = entry.mask(image.shape[:2]) if entry.mask and entry.split == "val" else None
-        return resized(image, listing.size), None if mask is None else resized_mask(mask, listing.size)
+        readers = entry.masks if entry.split == "val" else {}
+        of_class = {k: resized_mask(reader(image.shape[:2]), listing.size) for k, reader in readers.items()}
+        return resized(image, listing.size), of_class
 
     for k, result in enumerate(in_threads(prepared, entries, progress)):
         if isinstance(result, InputError):
             complaints.append(entries[k].complaint(result))
             continue
-        image, mask = result
+        image, of_class = result
         if not images.size:
             first, images = entries[k], np.empty((len(entries), *image.shape), "uint8")
         if image.shape == images.shape[1:]:
@@ -107,23 +110,25 @@ def read(listing: Listing, progress: Progress = silent) -> Dataset:
         elif not differs:
             differs = True
             complaints.append(other_size(first.path, images.shape[1:3], entries[k].path, image.shape[:2]))
-        if mask is not None:
-            masks[k] = mask
+        masks += [(k, label, of_class[label]) for label in sorted(of_class)]
     refuse(complaints)
 
-    labels = np.array([entry.label for entry in entries], "uint8")
+    labels = labels_of(entries, listing.classes)
     splits = [entry.split for entry in entries]
     examples = {}
     for split in sorted(set(splits)):
         part = slice(splits.index(split), splits.index(split) + splits.count(split))
         examples[split] = Examples(images[part], labels[part])
-    chosen = list(masks)
     masked = None
     if masks:
-        names = names_of([entries[k].path for k in chosen])
-        masked = Masked(listing.mask, images[chosen], np.stack(list(masks.values())), labels[chosen], names)
+        chosen, of_masks, maps = zip(*masks, strict=True)
+        different = list(dict.fromkeys(chosen))
+        names = dict(zip(different, names_of([entries[k].path for k in different]), strict=True))
+        numbers = np.array(of_masks, number_dtype(listing.classes))
+        named = tuple(names[k] for k in chosen)
+        masked = Masked(listing.mask, images[list(chosen)], np.stack(maps), numbers, named)
     return Dataset(
-        listing.class_names,
+        listing.classes,
         examples["train"],
         examples["val"],
         masked,
@@ -132,10 +137,31 @@ def read(listing: Listing, progress: Progress = silent) -> Dataset:
     )
 
 
+def number_dtype(classes: Classes) -> np.dtype:
+    """Return the smallest unsigned type that holds the number of each class."""
+    return np.min_scalar_type(len(classes.names) - 1)
+
+
+def labels_of(entries: Sequence[Entry], classes: Classes) -> np.ndarray:
+    """Return the labels of images, as `Examples` has them."""
+    if classes.exclusive:
+        return np.array([entry.classes[0] for entry in entries], number_dtype(classes))
+    labels = np.zeros((len(entries), len(classes.names)), "uint8")
+    for row, entry in zip(labels, entries, strict=True):
+        row[list(entry.classes)] = 1
+    return labels
+
+
 def names_of(paths: Sequence[Path]) -> tuple[str, ...]:
     """Name files: by their stem, or folder and stem where another file has the same."""
     times = Counter(path.stem for path in paths)
     return tuple(path.stem if times[path.stem] == 1 else f"{path.parent.name}/{path.stem}" for path in paths)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names of a list in one line, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more or "none"
 
 
 def refuse(complaints: Sequence[str]) -> None:
@@ -185,10 +211,13 @@ def other_size(first: Path | str, size: Sequence[int], other: Path | str, its_si
     )
 
 
-def read_rows(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def read_rows(
+    path: Path, columns: Collection[str], instead: Mapping[str, str] = {}
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a CSV file with a heading: how to name the row, and its cells by column.
 
-    Rows are counted as a spreadsheet does: the heading is row 1. A cell that is not there is "".
+    Another column may be there instead of one of the columns, as `instead` says. Rows are counted as a
+    spreadsheet does: the heading is row 1. A cell that is not there is "".
 
     Raises:
         InputError: the file is missing, is no text, or lacks one of the columns.
@@ -196,7 +225,8 @@ def read_rows(path: Path, columns: Collection[str]) -> Iterator[tuple[str, dict[
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, restval="", skipinitialspace=True)
-            if missing := [column for column in columns if column not in (rows.fieldnames or ())]:
+            headings = {*(rows.fieldnames or ())}
+            if missing := [name for name in columns if not {name, instead.get(name)} & headings]:
                 raise InputError(
                     f"{path} row 1: expected the columns {', '.join(columns)}; {', '.join(missing)} missing. "
                     f"Received: {', '.join(rows.fieldnames or ()) or 'nothing'}"

@@ -5,12 +5,14 @@
     path/test/<class>/*.png     optional: images that are only measured at the end
     path/masks/val/<class>/<stem>__<kind>.png    optional: black and white, the size of the image <stem>
 
-The two class folders may have any names, the same in all splits; the one that sorts first is class 0,
-black in heatmaps, unless `classes` says otherwise. Images are PNG, JPEG, BMP, TIFF, WebP or GIF with 8 bits
-per channel; other files and hidden ones are passed over, and subfolders are not searched. Where every
-training image is grey, all are read as grey, otherwise all as RGB, unless `channels` says otherwise.
+The class folders, two or more, may have any names, the same in all splits. Sorted they are the classes 0, 1,
+..., unless `classes` chooses some or orders them otherwise; of two, class 0 is black in heatmaps. Images are
+PNG, JPEG, BMP, TIFF, WebP or GIF with 8 bits per channel; other files and hidden ones are passed over, and
+subfolders are not searched. Where every training image is grey, all are read as grey, otherwise all as RGB,
+unless `channels` says otherwise.
 
-Localization is measured on validation images of class 1 that have a mask of the kind `mask`.
+Localization is measured on validation images that have a mask of the kind `mask`: of two classes on those of
+class 1, of more on those of all.
 
 The paper's nuclei need no more than this: crops of 128 x 128 pixels, padded with zeros, in train/<line> and
 val/<line>; the images of CENP-A as masks/val/<line>/<stem>__cenpa.png with `mask: cenpa`; and training on
@@ -22,14 +24,16 @@ from functools import partial
 from pathlib import Path
 
 from ..config import FolderData
+from ..contract import MOST_CLASSES, make_classes
 from ..errors import InputError
-from .files import SUFFIXES, Entry, Listing, read_mask
+from .files import SHOWN, SUFFIXES, Entry, Listing, listed, read_mask
 
 
 def list_files(data: FolderData) -> Listing:
     """List the images and masks below `data.path`."""
     root = Path(data.path)
-    listing = Listing(data.classes or ("0", "1"), data.size, data.channels, data.mask or "masks")
+    classes = make_classes(data.classes or ("0", "1"))
+    listing = Listing(classes, data.size, data.channels, data.mask or "masks")
     if not root.is_dir():
         listing.complaints.append(f"{root}: no such folder (data.path)")
         return listing
@@ -42,16 +46,17 @@ def list_files(data: FolderData) -> Listing:
     names = [tuple(of_split) for of_split in files.values()]
     if len(set(names)) == 2:
         listing.complaints.append(
-            f"{root}: the classes below train and val must have the same names. "
-            f"Received: {', '.join(names[0])} and {', '.join(names[1])}"
+            f"{root}: the classes below train and val must have the same names. Received: {different(*names)}"
         )
     if names:
-        listing.class_names = names[0]
-    if any((root / "test" / name).is_dir() for name in listing.class_names):
+        listing.classes = make_classes(names[0])
+    names = listing.classes.names
+    if any((root / "test" / name).is_dir() for name in names):
         try:
-            files["test"] = class_files(root / "test", listing.class_names)
+            files["test"] = class_files(root / "test", names)
         except InputError as error:
             listing.complaints.append(str(error))
+    masked = (1,) if listing.classes.binary else range(len(names))
     for split, of_split in files.items():
         for label, (name, paths) in enumerate(of_split.items()):
             listing.remarks += [
@@ -63,39 +68,58 @@ def list_files(data: FolderData) -> Listing:
             ]
             for path in paths:
                 mask = root / "masks" / split / name / f"{path.stem}__{data.mask}.png"
-                masked = label == 1 and data.mask and mask.is_file()
-                listing.entries.append(
-                    Entry(split, label, path, partial(read_mask, mask) if masked else None)
-                )
-    shown = [entry for entry in listing.entries if entry.split == "val" and entry.label == 1]
-    if data.mask and shown and not any(entry.mask for entry in shown):
-        folder = root / "masks" / "val" / listing.class_names[1]
-        first = f"{shown[0].path.stem}__{data.mask}.png"
-        listing.complaints.append(f"{folder}: no mask of the kind {data.mask!r} (data.mask), such as {first}")
+                present = label in masked and data.mask and mask.is_file()
+                readers = {label: partial(read_mask, mask)} if present else {}
+                listing.entries.append(Entry(split, (label,), path, readers))
+    shown = [entry for entry in listing.entries if entry.split == "val" and entry.classes[0] in masked]
     if data.mask and shown:
-        stems = {f"{entry.path.stem}__{data.mask}" for entry in shown}
-        masks = (root / "masks" / "val" / listing.class_names[1]).glob(f"*__{glob.escape(data.mask)}.png")
-        listing.remarks += [
-            f"{mask}: no image has this mask" for mask in sorted(masks) if mask.stem not in stems
-        ]
+        if not any(entry.masks for entry in shown):
+            first = f"{shown[0].path.stem}__{data.mask}.png"
+            listing.complaints.append(
+                f"{root / 'masks' / 'val' / shown[0].path.parent.name}: no mask of the kind {data.mask!r} "
+                f"(data.mask), such as {first}"
+            )
+        for label in masked:
+            stems = {f"{entry.path.stem}__{data.mask}" for entry in shown if entry.classes == (label,)}
+            masks = (root / "masks" / "val" / names[label]).glob(f"*__{glob.escape(data.mask)}.png")
+            listing.remarks += [
+                f"{mask}: no image has this mask" for mask in sorted(masks) if mask.stem not in stems
+            ]
     return listing
 
 
-def class_files(folder: Path, classes: tuple[str, str] | None) -> dict[str, list[Path]]:
-    """Return the sorted image files of class 0 and class 1 below `folder`."""
+def class_files(folder: Path, classes: tuple[str, ...] | None) -> dict[str, list[Path]]:
+    """Return the sorted image files of each class below `folder`."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a data set has train/<class>/ and val/<class>/")
     present = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
     names = classes or present
-    if len(names) != 2 or not set(names) <= set(present):
-        wanted = "two class folders" + (" (data.classes chooses)" if len(present) > 2 else "")
-        wanted = f"the class folders {' and '.join(classes)}" if classes else wanted
-        raise InputError(f"{folder}: expected {wanted}. Received: {', '.join(present) or 'none'}")
+    if len(names) < 2:
+        raise InputError(f"{folder}: expected at least two class folders. Received: {listed(present)}")
+    if len(names) > MOST_CLASSES:
+        raise InputError(
+            f"{folder}: expected at most {MOST_CLASSES} class folders (data.classes chooses). "
+            f"Received: {len(names)}"
+        )
+    if missing := [name for name in names if name not in present]:
+        wanted = " and ".join(names) if len(names) == 2 else f"{listed(names)}; {listed(missing)} missing"
+        raise InputError(f"{folder}: expected the class folders {wanted}. Received: {listed(present)}")
     files = {name: image_files(folder / name) for name in names}
     if empty := [name for name in names if not files[name]]:
         suffixes = ", ".join(sorted(SUFFIXES))
         raise InputError("\n".join(f"{folder / name}: no images ({suffixes})" for name in empty))
     return files
+
+
+def different(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    """Return two lists of names, both whole where they are short, or else what only one of them has."""
+    if max(len(ours), len(theirs)) > SHOWN:
+        ours, theirs = (
+            tuple(name for name in some if name not in others)
+            for some, others in ((ours, theirs), (theirs, ours))
+        )
+        return f"only below train {listed(ours)}; only below val {listed(theirs)}"
+    return f"{listed(ours)} and {listed(theirs)}"
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Isic2017Data
+from ..contract import make_classes
 from ..errors import InputError, one_line
 from ..images.reading import read_image
 from .files import Entry, Listing, check_mask, read_label, read_mask, read_rows
@@ -36,7 +37,7 @@ URL = "https://challenge.isic-archive.com/data/#2017"
 def list_files(data: Isic2017Data) -> Listing:
     """List the images of the CSV files of part 3, and their masks."""
     root = Path(data.path)
-    listing = Listing(data.classes, data.size, 3, data.mask or "masks")
+    listing = Listing(make_classes(data.classes), data.size, 3, data.mask or "masks")
     if not root.is_dir():
         listing.complaints.append(f"{root}: no such folder (data.path); {URL} has the images")
         return listing
@@ -79,11 +80,11 @@ def add_rows(
         elif not path.is_file():
             listing.complaints.append(f"{row}: {path}: no such file, but it is listed")
         else:
-            mask = mask_reader(path, masks, listing.mask) if masks and label == 1 else None
-            listing.entries.append(Entry(split, label, path, mask, row))
+            readers = {1: mask_reader(path, masks, listing.mask)} if masks and label == 1 else {}
+            listing.entries.append(Entry(split, (label,), path, readers, row))
         seen.setdefault(name, row)
     for label in {0, 1} - labels_seen:
-        listing.complaints.append(f"{labels}: no image of class {label} ({listing.class_names[label]})")
+        listing.complaints.append(f"{labels}: no image of class {label} ({listing.classes.names[label]})")
 
 
 def mask_reader(image: Path, masks: Path, kind: str) -> partial:

@@ -6,6 +6,7 @@ All images of a class are the same, so there is one of each, for training and fo
 import numpy as np
 
 from ..config import SquaresData
+from ..contract import make_classes
 from ..errors import InputError
 from .dataset import Dataset, Examples, Masked
 
@@ -31,4 +32,5 @@ def load(data: SquaresData, seed: int = 0) -> Dataset:
     mask[:, start : start + data.square, start : start + data.square] = True
     square = np.where(mask, np.uint8(255), np.uint8(0))[..., None]  # (1, size, size, 1)
     both = Examples(np.concatenate([np.zeros_like(square), square]), np.array([0, 1], "uint8"))
-    return Dataset(data.classes, both, both, Masked("squares", square, mask, np.array([1], "uint8")))
+    masked = Masked("squares", square, mask, np.array([1], "uint8"))
+    return Dataset(make_classes(data.classes), both, both, masked)

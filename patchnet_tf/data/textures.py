@@ -8,6 +8,7 @@ import numpy as np
 import skimage.data
 
 from ..config import TexturesData
+from ..contract import make_classes
 from .dataset import Dataset, Examples, Masked
 
 HALF = 256
@@ -37,7 +38,7 @@ def load(data: TexturesData, seed: int) -> Dataset:
         np.stack([crop(photograph, HALF, data.collage_size) for _ in masks]) for photograph in photographs
     )
     collages = np.where(masks[..., None], white, black)
-    return Dataset(data.classes, train, val, Masked("collages", collages, masks, None))
+    return Dataset(make_classes(data.classes), train, val, Masked("collages", collages, masks, None))
 
 
 def shape(number: int, size: int) -> np.ndarray:

@@ -667,12 +667,13 @@ def short_names(class_names: Sequence[str]) -> tuple[str, str]:
         raise ValueError(
             f"`class_names` must be the names of class 0 and class 1. Received: class_names={class_names!r}"
         )
+    return short_name(class_names[0]), short_name(class_names[1])
 
-    def short(name: str) -> str:
-        text = unicodedata.normalize("NFC", str(name))
-        return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3] + "..."
 
-    return short(class_names[0]), short(class_names[1])
+def short_name(name: str) -> str:
+    """Return the name of a class, cut where it is too long."""
+    text = unicodedata.normalize("NFC", str(name))
+    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3] + "..."
 
 
 def short_class(name: str) -> str:

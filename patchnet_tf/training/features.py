@@ -69,10 +69,10 @@ class FeatureBatches(Batches):
                 progress(task, v * len(self.images) + start + len(images), total)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return features (B, ...) and labels (B, 1) of batch `index` of this epoch."""
+        """Return features (B, ...) and targets (B, outputs) of batch `index` of this epoch."""
         chosen = self.chosen(index)
         ways = [self.ways.index(tuple(way)) for way in self.mirrored(chosen)]
-        return self.features[ways, chosen], self.labels[chosen]
+        return self.features[ways, chosen], self.targets[chosen]
 
 
 def room(shape: tuple[int, ...], folder: Path, memory: int) -> np.ndarray:

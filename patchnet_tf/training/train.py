@@ -90,8 +90,9 @@ def train(
             rotations=settings.rotations,
             zoom=settings.zoom or 1,
             balanced=settings.balanced,
+            outputs=data.classes.outputs,
         )
-        held_back = kind(data.val, settings.batch_size)
+        held_back = kind(data.val, settings.batch_size, outputs=data.classes.outputs)
         training, validation = group.shard(batches), group.shard(held_back)
 
         if group.is_main:
