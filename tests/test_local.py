@@ -273,7 +273,7 @@ def test_nested_models_are_opened(rng):
     model = keras.Model(image, layers.Identity(name="last")(stack(inner(image))))
     assert check_local(model, "last", (32, 32), rng).stride == 2
     assert pn.local_network(model, "inner/" + inner.layers[1].name).patch_size == 3
-    assert pn.local_network(stack, patch_size=9).patch_size == 3
+    assert pn.local_network(stack, patch_size=6).patch_size == 3
 
 
 def test_a_patch_size_takes_the_last_end_of_a_block_that_fits():
@@ -283,9 +283,25 @@ def test_a_patch_size_takes_the_last_end_of_a_block_that_fits():
     x = layers.Add(name="end")([layers.Conv2D(4, 3, padding="same")(y), x])
     x = layers.Conv2D(4, 3, name="third")(x)
     model = keras.Model(image, layers.Flatten(name="flat")(x))
-    sizes = {p: pn.local_network(model, patch_size=p).patch_size for p in (3, 4, 5, 6, 7, 99)}
-    assert sizes == {3: 3, 4: 3, 5: 5, 6: 5, 7: 7, 99: 7}
+    sizes = {p: pn.local_network(model, patch_size=p).patch_size for p in (3, 4, 5, 6, 7, 14)}
+    assert sizes == {3: 3, 4: 3, 5: 5, 6: 5, 7: 7, 14: 7}
     assert pn.local_network(model, patch_size=3).body.layers[-1].name == "first"
+
+
+def test_a_much_smaller_patch_than_asked_for_is_warned_of():
+    """With the layer that stops it: one that is refused, one of a patch too large, or none."""
+    image = keras.Input((64, 64, 3))
+    x = layers.Conv2D(4, 3, name="first")(image)
+    large = keras.Model(image, layers.Conv2D(4, 30, name="large")(x), name="net")
+    flat = keras.Model(image, layers.Flatten(name="flat")(x), name="net")
+    for model, why in (
+        (large, "'large' sees 32 x 32"),
+        (flat, "'flat' looks further than a patch: it rearranges positions"),
+        (keras.Model(image, x, name="net"), "no layer sees more"),
+    ):
+        with pytest.warns(UserWarning, match=f"^The patch of 'net' is 3 x 3 pixels, of 20 asked for: {why}"):
+            assert pn.local_network(model, patch_size=20).patch_size == 3
+        assert pn.local_network(model, patch_size=6).patch_size == 3
 
 
 def attention(x):
@@ -331,7 +347,8 @@ def test_what_looks_further_is_refused_by_name(network, reason):
         pn.local_network(model, "last")
     assert "\n" not in str(caught.value)
     assert pn.local_network(model, "before").patch_size == 3
-    assert pn.local_network(model, patch_size=99).patch_size == 3
+    with pytest.warns(UserWarning, match=f"'far' looks further than a patch: .*{reason}"):
+        assert pn.local_network(model, patch_size=99).patch_size == 3
 
 
 def test_bad_arguments_are_one_line_each():

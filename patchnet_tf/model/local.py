@@ -3,6 +3,7 @@
 pixels -> body, without padding -> features -> 1 x 1 convolutions -> logit -> Q
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def local_network(
             a network of `keras.applications` such as "ResNet50" or "vgg16".
         layer: the name of its last layer to keep ("inner/conv" in a nested model).
         patch_size: instead of `layer`: keep as much as looks at no more than patch_size x patch_size pixels,
-            to the end of a block (where no skip connection passes by) if there is one.
+            to the end of a block (where no skip connection passes by) if there is one. Where that is less
+            than half of it, a UserWarning says what comes next in the network.
         hidden: units of the head; 0 makes it logistic.
         dropout: share of the units that training leaves out, of the features where there are none.
         classes: how many there are, from 2 to 1000.
@@ -91,7 +93,7 @@ def local_network(
             blocks = separators(calls)
         else:
             blocks = [n for n, call in enumerate(calls) if call.name in ends]
-        last = _fitting(p, model.name, looks, blocks)
+        last = _fitting(p, model.name, [call.name for call in calls], looks, blocks)
     body = Builder(calls, looks, last).build(name=f"{model.name}_body")
     body.trainable = False
     field = looks[last].field
@@ -153,7 +155,7 @@ def _named(layer: str, model: str, names: list[str], looks: list[Look]) -> int:
     return matches[0]
 
 
-def _fitting(patch_size: int, model: str, looks: list[Look], ends: list[int]) -> int:
+def _fitting(patch_size: int, model: str, names: list[str], looks: list[Look], ends: list[int]) -> int:
     """Return the number of the last layer that sees no more than a patch, one of `ends` if possible."""
     patches = [n for n, seen in enumerate(looks) if _is_patch(seen)]
     if not patches:
@@ -167,7 +169,26 @@ def _fitting(patch_size: int, model: str, looks: list[Look], ends: list[int]) ->
             f"The smallest patch of {model!r} is {sizes[0]} (it has {', '.join(map(str, sizes))}). "
             f"Received: patch_size={patch_size}"
         )
-    return max([n for n in fits if n in set(ends)] or fits)
+    last = max([n for n in fits if n in set(ends)] or fits)
+    found = looks[last].field.size[0]
+    if 2 * found < patch_size:
+        warnings.warn(
+            f"The patch of {model!r} is {found} x {found} pixels, of {patch_size} asked for: "
+            f"{_beyond(patch_size, names, looks, last)}",
+            stacklevel=3,
+        )
+    return last
+
+
+def _beyond(patch_size: int, names: list[str], looks: list[Look], last: int) -> str:
+    """Say what follows the last layer to keep and looks further than a patch of the size asked for."""
+    for name, seen in zip(names[last + 1 :], looks[last + 1 :], strict=True):
+        if seen.refused:
+            return f"{seen.refused[0]!r} looks further than a patch: {seen.refused[1]}"
+        if max(seen.field.size) > patch_size:
+            rows, columns = seen.field.size
+            return f"{name!r} sees {rows} x {columns}"
+    return "no layer sees more"
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
