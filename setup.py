@@ -71,6 +71,7 @@ setup(
     install_requires=[
         "numpy>=1.26,<3",
         "pillow>=10.1,<14",
+        "simplejpeg>=1.8,<2",
         "pydantic>=2.9,<3",
         "pyyaml>=6,<7",
         "typer>=0.15,<1",

@@ -446,7 +446,18 @@ SECTIONS = {
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as in YAML 1.2 and everywhere else, and a key is given once."""
+    """YAML in which 1e-4 is a number, as in YAML 1.2 and everywhere else, and a key is given once.
+
+    There are no aliases, of which a few lines can stand for more values than memory holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        """Refuse an alias."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"an alias, *{event.anchor}; write the value itself"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Refuse what looks like a date or a number and is none, on which PyYAML's own code stumbles."""

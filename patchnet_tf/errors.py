@@ -1,6 +1,7 @@
 """The errors that are for the person who made them; whoever catches them knows what to do with each kind."""
 
 import contextlib
+import unicodedata
 from collections.abc import Iterator
 
 
@@ -58,3 +59,20 @@ def extra(name: str) -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def printable(text: object) -> str:
+    r"""Return a text, such as a file's name, as a terminal, a page and a picture can show it.
+
+    Names of files are bytes: those that are no text, and control characters, which would move a terminal's
+    cursor or break a line, are written as escapes.
+
+    Example:
+        >>> printable("cell\x1b[2J\udcff.png")
+        'cell\\x1b[2J\\xff.png'
+    """
+    shown = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c
+        for c in shown
+    )

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import glob
 import json
 import os
 import shutil
@@ -33,20 +34,54 @@ def replacing(path: Path) -> Iterator[Path]:
 def staging(target: Path) -> Iterator[Path]:
     """Give an empty folder on the file system of `target`, and remove it with what is left in it.
 
+    Those that killed processes left for the same target are removed too.
+
     Raises:
         OSError: nothing can be written there.
     """
     # Folders on the way to the target that are not there yet stay away until there is something for them.
     nearest = next(folder for folder in target.absolute().parents if folder.exists())
+    prefix = f".part-{target.name}-"
+    for left in nearest.glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(BlockingIOError), holding(left) as abandoned:
+            if abandoned:
+                shutil.rmtree(left, ignore_errors=True)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".part-{target.name}-", dir=nearest))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=nearest))
     except OSError as error:  # its name is that of the folder
         raise OSError(error.errno, error.strerror, str(target)) from None
     folder.chmod(0o755)  # mkdtemp's folders are for their owner alone
     try:
-        yield folder
+        with holding(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[bool]:
+    """Hold a folder for this process alone; a process that dies, however it does, holds it no longer.
+
+    Gives whether it is held: some file systems, and Windows, have no such locks.
+
+    Raises:
+        BlockingIOError: another process holds it, or this one does already.
+    """
+    with contextlib.ExitStack() as stack:
+        held = False
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            try:
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:
+                raise
+            except OSError:  # a file system without locks
+                held = False
+        yield held
 
 
 def place(staged: Path, target: Path) -> None:

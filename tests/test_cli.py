@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,13 @@ def test_train_evaluate_explain(patchnet, place, tmp_path, monkeypatch):
     assert "good_*" in out
     assert Path("runs/mine/heatmaps/good_heatmap.png").is_file()
     assert "heatmaps  1 of 1" in err
+
+    odd = tmp_path / "cells [red]\x1b[2J\n:smile:.png"
+    shutil.copy(place / "good.png", odd)
+    code, out, err = patchnet("explain", "runs/mine", odd, "--out", "odd")
+    assert code == 0
+    assert "\x1b" not in out + err
+    assert r"[red]\x1b[2J\n:smile:" in out
 
     assert "<h3>good_overlay</h3>" not in page
     assert patchnet("report", "runs/mine") == (0, "Report: runs/mine/report.html\n", "")

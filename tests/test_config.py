@@ -297,6 +297,8 @@ def test_missing_keys(write, text, messages):
         ("name: 0b_", ":1"),
         ("name: !!bool x", ":1"),
         ("[" * 5000, ""),
+        ("a: &a [1, 1]\nname: *a", ":2"),
+        ("a: &a [*a]", ":1"),
     ],
 )
 def test_not_yaml(write, text, line):

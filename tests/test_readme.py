@@ -46,7 +46,17 @@ def test_extras():
     tools = {"pytest", "pytest-xdist", "hypothesis", "ruff", "build", "setuptools", "kserve"}
     every = set().union(*(names for extra, names in needed.items() if extra not in ("", "test")))
     assert needed["test"] == every | tools
-    light = {"numpy", "pillow", "pydantic", "pyyaml", "typer", "rich", "urllib3", "onnxruntime-gpu"}
+    light = {
+        "numpy",
+        "pillow",
+        "simplejpeg",
+        "pydantic",
+        "pyyaml",
+        "typer",
+        "rich",
+        "urllib3",
+        "onnxruntime-gpu",
+    }
     assert needed[""] == light
 
 

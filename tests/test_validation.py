@@ -1,10 +1,13 @@
 import base64
+import contextlib
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
 import time
+import unicodedata
 import warnings
 import zlib
 
@@ -13,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from skimage import data as photographs
 
-from patchnet_tf.errors import InputError
+from patchnet_tf.errors import InputError, printable
 from patchnet_tf.files import parse_json
-from patchnet_tf.images.reading import FORMATS, decode
+from patchnet_tf.images.reading import FORMATS, decode, is_grey, read_image
 from patchnet_tf.serving.requests import file_from_base64, pixels_from_lists, status_of
 
 rng = np.random.default_rng(0)
@@ -99,6 +103,16 @@ def frames(file_format, **options):
     )
 
 
+def half_a_jpeg():
+    """Half of the code of a JPEG file, and the marker that ends it."""
+    whole = encoded(np.tile(RGB, (8, 8, 1)), "JPEG")
+    return whole[: len(whole) // 2] + b"\xff\xd9"
+
+
+def signed_tiff():
+    return encoded(GREY, "TIFF", tiffinfo={339: 2})  # SampleFormat: two's complement
+
+
 TRANSPARENT = np.dstack([RGB, GREY])
 BAD_FILES = {
     "empty": (b"", 400, "empty file"),
@@ -110,6 +124,8 @@ BAD_FILES = {
     "png head alone": (encoded(RGB)[:20], 400, "damaged or truncated"),
     "png cut": (encoded(RGB)[:-30], 400, "damaged or truncated"),
     "jpeg cut": (encoded(RGB, "JPEG")[:-30], 400, "damaged or truncated"),
+    "jpeg half": (half_a_jpeg(), 400, "damaged or truncated image .*premature end"),
+    "tiff signed": (signed_tiff(), 422, "8 bits per channel.* Received: signed numbers"),
     "tiff cut": (encoded(RGB, "TIFF")[:-300], 400, "damaged or truncated"),
     "bmp cut": (encoded(RGB, "BMP")[:-30], 400, "damaged or truncated"),
     "webp cut": (encoded(RGB, "WEBP")[:-30], 400, "damaged or truncated"),
@@ -143,6 +159,37 @@ def test_bad_files(name):
         decode(file, 3, what="photo")
     assert status_of(caught.value) == status
     assert "\n" not in str(caught.value)
+
+
+def test_zeros_in_the_code_of_a_jpeg_are_noticed():
+    """Most of them: some zeros are valid code too, which no decoder can tell from what was there."""
+    whole = encoded(photographs.astronaut(), "JPEG", quality=90)
+    assert decode(whole, 3).shape == (512, 512, 3)
+    noticed = 0
+    starts = np.linspace(1000, len(whole) - 1000, 20).astype(int)
+    for start in starts:
+        with contextlib.suppress(InputError):
+            decode(whole[:start] + bytes(500) + whole[start + 500 :], 3)
+            continue
+        noticed += 1
+    assert noticed >= 15
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for read in (lambda path: read_image(path, 1), is_grey):
+        with pytest.raises(InputError, match=r"pipe.png: not a regular file"):
+            read(tmp_path / "pipe.png")
+
+
+@given(st.text(), st.binary(max_size=20))
+def test_printable(text, name):
+    assert printable("Zelle [ä] 細胞.png") == "Zelle [ä] 細胞.png"
+    assert printable("a\x1b[2J\nb\udcff") == "a\\x1b[2J\\nb\\xff"
+    for any_text in (text, os.fsdecode(name)):
+        shown = printable(any_text)
+        shown.encode("utf-8")
+        assert not any(unicodedata.category(c) in ("Cc", "Cs") for c in shown)
 
 
 def test_limits():

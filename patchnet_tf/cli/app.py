@@ -47,6 +47,8 @@ data_app.command("check")(inspecting.data_check)
 
 def main() -> None:
     """Run the command and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):  # which may be ASCII, as of a job without a locale
+        stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half done is cleaned up
     try:
         code = app(standalone_mode=False)

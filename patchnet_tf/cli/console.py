@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import rich.table
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-from ..errors import PatchNetError, extra
+from ..errors import PatchNetError, extra, printable
 
 PLAIN_SECONDS = 15  # between two lines of progress where there is no terminal
 
@@ -80,14 +80,22 @@ def one_line_errors(after_interrupt: str = "nothing was lost") -> Iterator[None]
 
 def say(kind: str, message: str) -> None:
     """Print one line to stderr."""
-    print(f"{kind}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{kind}: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+class Table(rich.table.Table):
+    """A table whose cells may hold names of files and classes."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add cells, which are printable texts or what Rich draws otherwise."""
+        super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
 def show(table: Table) -> None:
-    """Print a table to stdout, with nothing cut off."""
+    """Print a table to stdout, with nothing cut off, and its cells as they are: [red] is no colour."""
     for column in table.columns:
         column.overflow = "fold"
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 class Bars(Progress):
@@ -137,7 +145,7 @@ class Reporter:
         if self.console.is_terminal:
             if task not in self.tasks:
                 self.tasks[task] = self.bars.add_task(task)
-            self.bars.text = note
+            self.bars.text = printable(note)
             self.bars.update(self.tasks[task], completed=done, total=total)
             return
         now = time.monotonic()
@@ -146,4 +154,7 @@ class Reporter:
             self.printed = now
             left = f"{(now - began) / (done - start) * (total - done):.0f} s left" if done > start else ""
             so_far = f"{done:.1f}" if done % 1 else f"{done:.0f}"
-            print("  ".join(filter(None, (task, f"{so_far} of {total}", left, note))), file=sys.stderr)
+            print(
+                "  ".join(filter(None, (task, f"{so_far} of {total}", left, printable(note)))),
+                file=sys.stderr,
+            )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from .console import Table
 
 if TYPE_CHECKING:
     from ..evaluation.results import Comparison, Mean, Run

@@ -5,19 +5,24 @@ An image file is, by these rules,
     read        PNG, JPEG, TIFF, BMP, WebP of 8 bits per channel: grey, RGB, or black and white (0 and 255)
     converted   palettes and CMYK to RGB (without colour profiles); colour to grey, or grey to RGB, as the
                 model needs; an opaque alpha channel is dropped; turned as its EXIF orientation says
-    refused     other formats; 16 bits per channel, floats and other colour spaces; transparent pixels;
-                several frames or pages; truncated or damaged data; more bytes or pixels than the limits,
-                of which the bytes are counted and the pixels read from the file's head before decoding
+    refused     other formats; 16 bits per channel, signed numbers, floats and other colour spaces;
+                transparent pixels; several frames or pages; truncated or damaged data; more bytes or pixels
+                than the limits, of which the bytes are counted and the pixels read from the file's head
+                before decoding; what is no regular file, such as a pipe
 
-Files on disk may be GIF too. It needs numpy and Pillow alone.
+Files on disk may be GIF too. Damage is what a decoder notices: PNG and WebP have checksums or are parsed
+strictly; of JPEG, whatever breaks its code, but not a changed bit that leaves other valid code; BMP and
+uncompressed TIFF hold plain numbers, of which any may be right. It needs numpy, Pillow and simplejpeg alone.
 """
 
 import io
+import stat
 from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps
 
 from ..errors import FormatError, InputError, TooLargeError, UnfitError, one_line
@@ -48,6 +53,7 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
         (128, 128, 1)
     """
     try:
+        check_regular(Path(path))
         with Path(path).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -58,10 +64,18 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
 def is_grey(path: Path) -> bool:
     """Return whether an image file has one channel; only its head is read."""
     try:
+        check_regular(path)
         with opened(path, str(path), ON_DISK) as image:
             return image.mode in GREY_MODES
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def check_regular(path: Path) -> None:
+    """Raise InputError for a pipe, socket or device, whose reading may never end; OSError without a file."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder, opening says what is wrong
+        raise InputError(f"{path}: not a regular file")
 
 
 def decode(
@@ -103,13 +117,16 @@ def decode(
         if height * width > max_pixels:
             size = f"{height} x {width} (height x width)"
             raise TooLargeError(f"{what}: expected at most {max_pixels} pixels. Received: {size}")
-        if image.mode not in MODES or sixteen_bits(image):
-            kind = "16 bits per channel" if sixteen_bits(image) else f"pixels of type {image.mode}"
+        if image.mode not in MODES or sixteen_bits(image) or signed(image):
+            kind = "signed numbers" if signed(image) else f"pixels of type {image.mode}"
+            kind = "16 bits per channel" if sixteen_bits(image) else kind
             raise UnfitError(f"{what}: expected 8 bits per channel, grey or RGB. Received: {kind}")
         try:
             if several_frames(image):
                 raise UnfitError(f"{what}: expected one image. Received: several frames or pages")
             image.load()  # the decoders of Pillow, unlike those of OpenCV, refuse a truncated file
+            if image.format in ("JPEG", "MPO"):
+                check_jpeg(file)
             if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
                 raise UnfitError(f"{what}: expected an opaque image. Received: transparent pixels")
             image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
@@ -153,6 +170,18 @@ def known(file: BinaryIO | Path, formats: Collection[str]) -> bool:
         file.seek(0)
         start = file.read(16)
     return any(accepts(start) for accepts in (Image.OPEN[name][1] for name in formats) if accepts)
+
+
+def check_jpeg(file: bytes) -> None:
+    """Raise ValueError where the code of a JPEG file breaks; Pillow fills what is lost with grey."""
+    # An eighth of the size is enough: all of the code is read for it.
+    simplejpeg.decode_jpeg(file, "GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8, strict=True)
+
+
+def signed(image: Image.Image) -> bool:
+    """Return whether a TIFF file holds signed numbers, which Pillow would read as unsigned."""
+    sample_format = 339
+    return image.format == "TIFF" and 2 in np.ravel(image.tag_v2.get(sample_format, 1))
 
 
 def sixteen_bits(image: Image.Image) -> bool:

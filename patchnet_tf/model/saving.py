@@ -1,5 +1,6 @@
 """Models from `.keras` files."""
 
+import zipfile
 from pathlib import Path
 
 import keras
@@ -26,6 +27,10 @@ def load_model(path: str | Path) -> keras.Model:
         raise FileNotFoundError(f"There is no model file {path}")
     if path.suffix != ".keras":
         raise ValueError(f"A model file ends with .keras. Received: path={path}")
+    if not zipfile.is_zipfile(path):  # of which Keras would say that it is not there
+        raise ValueError(
+            f"A .keras file is an archive; this one is damaged or truncated. Received: path={path}"
+        )
     model = keras.models.load_model(path)
     # Earlier versions saved G as a chain of layers, which cannot say what it is.
     parts = (ExtractPatches, PatchDistributed)

@@ -1,0 +1,42 @@
+import subprocess
+import sys
+
+import pytest
+
+from patchnet_tf.files import holding, staging
+
+STAGE = """
+import sys
+from pathlib import Path
+from patchnet_tf.files import staging
+with staging(Path(sys.argv[1])) as folder:
+    (folder / "half").write_text("done")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_staged_is_removed_by_the_next(tmp_path):
+    target = tmp_path / "model [1]"
+    process = subprocess.Popen(
+        [sys.executable, "-c", STAGE, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        process.stdout.readline()
+        [other] = tmp_path.iterdir()
+        with staging(target) as mine:  # the other one still works in its folder
+            assert sorted(tmp_path.iterdir()) == sorted([mine, other])
+        assert (other / "half").is_file()
+        process.kill()
+    with staging(target) as mine:
+        assert list(tmp_path.iterdir()) == [mine]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_held_once(tmp_path):
+    with holding(tmp_path) as held:
+        assert held
+        with pytest.raises(BlockingIOError), holding(tmp_path):
+            pass
+    with holding(tmp_path) as held:
+        assert held
