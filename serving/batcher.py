@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from .predictor import FATAL, Prediction
+from .predictor import FATAL, Prediction, maps_of, one
 from .requests import RequestError
 from .versions import Version
 
@@ -22,6 +22,7 @@ class Job:
     Attributes:
         version: that shall answer.
         images: (H, W, C), that wait.
+        classes: the numbers of those whose maps are wanted; None for all.
         answer: of whoever waits; cancelled where nobody does any more.
         turn: of the next image; the lowest comes first.
         count: of all its images.
@@ -30,6 +31,7 @@ class Job:
 
     version: Version
     images: deque[np.ndarray]
+    classes: Sequence[int] | None
     answer: asyncio.Future
     turn: int
     count: int
@@ -50,7 +52,8 @@ class Batcher:
         heatmap: whether heatmaps are wanted, or probabilities alone.
         max_batch: images in a batch.
         max_batch_pixels: of all images in a batch of several: memory grows with them.
-        max_waiting, max_waiting_pixels: of what waits; more is refused with status 503.
+        max_waiting, max_waiting_pixels: of what waits; more is refused with status 503. An image of which K
+            maps are made has K times its pixels in both.
         observe: is told the size of each batch.
 
     Example:
@@ -78,23 +81,28 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, f"heatmap={heatmap}")  # a model uses all cores by itself
         self._work: asyncio.Task | None = None
 
-    async def predict(self, images: Sequence[np.ndarray], version: Version) -> list[Prediction]:
+    async def predict(
+        self, images: Sequence[np.ndarray], version: Version, classes: Sequence[int] | None = None
+    ) -> list[Prediction]:
         """Return a prediction for each image; the heatmap is None where none is wanted.
+
+        Of several classes, `classes` are the numbers of those whose maps are wanted; None for all.
 
         Where the caller is cancelled, the images that wait are dropped, and ONNX Runtime is told to stop.
 
         Raises:
             RequestError: 503, too many images are waiting. None of these is computed then.
         """
-        waiting = [image for job in self._waiting for image in job.images]
+        waiting = sum(len(job.images) for job in self._waiting)
+        size = sum(self._size(job.images, job.version) for job in self._waiting)
         if waiting and (
-            len(waiting) + len(images) > self.max_waiting
-            or pixels(waiting) + pixels(images) > self.max_waiting_pixels
+            waiting + len(images) > self.max_waiting
+            or size + self._size(images, version) > self.max_waiting_pixels
         ):
-            raise RequestError(f"too many requests: {len(waiting)} images are waiting; try again", 503)
+            raise RequestError(f"too many requests: {waiting} images are waiting; try again", 503)
         loop = asyncio.get_running_loop()
         first = self._clock + pixels(images[:1])
-        job = Job(version, deque(images), loop.create_future(), first, len(images))
+        job = Job(version, deque(images), classes, loop.create_future(), first, len(images))
         self._waiting.append(job)
         if self._work is None or self._work.done():
             self._work = loop.create_task(self._run())
@@ -109,7 +117,7 @@ class Batcher:
     async def _run(self) -> None:
         while self._waiting:
             batch = self._running = self._next()
-            self._run_options = run_options(pixels(image for _, image in batch))
+            self._run_options = run_options(self._size((image for _, image in batch), batch[0][0].version))
             self._observe(len(batch))
             try:
                 answers = await asyncio.get_running_loop().run_in_executor(
@@ -132,7 +140,8 @@ class Batcher:
         first = min(self._waiting, key=turn)
         batch = [(first, self._take(first))]
         [(_, image)] = batch
-        most = min(self.max_batch, self.max_batch_pixels // pixels([image])) if first.version.batches else 1
+        fit = self.max_batch_pixels // self._size([image], first.version)
+        most = min(self.max_batch, fit) if first.version.batches else 1
         while len(batch) < most:
             fitting = [
                 job
@@ -158,9 +167,13 @@ class Batcher:
     def _predict(self, batch: list[tuple[Job, np.ndarray]], options: Any) -> list[Prediction]:
         predict, images = batch[0][0].version.predict, np.stack([image for _, image in batch])
         if not self.heatmap:
-            return [Prediction(float(q), None) for q in predict.probability(images, run_options=options)]
-        predictions = zip(*predict(images, run_options=options), strict=True)
-        return [Prediction(float(q), heatmap) for q, heatmap in predictions]
+            return [Prediction(one(q), None) for q in predict.probability(images, run_options=options)]
+        q, maps = predict(images, run_options=options)
+        return [Prediction(one(q[k]), maps_of(maps[k], job.classes)) for k, (job, _) in enumerate(batch)]
+
+    def _size(self, images: Iterable[np.ndarray], version: Version) -> int:
+        """Return how many pixels images have together, those of each class's map counted."""
+        return pixels(images) * (version.predict.contract.classes.outputs if self.heatmap else 1)
 
 
 def run_options(size: int) -> onnxruntime.RunOptions:

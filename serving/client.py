@@ -1,24 +1,26 @@
 """A model behind TF Serving, or behind `patchnet serve`, as a Python function."""
 
 import base64
+import functools
 import json
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import urllib3
 
-from ..contract import HEATMAP, IMAGE, IMAGE_BYTES, PROBABILITY, SERVING_DEFAULT
+from ..contract import HEATMAP, IMAGE, IMAGE_BYTES, PROBABILITY, SERVING_DEFAULT, Contract
 from ..errors import InputError, extra
-from .predictor import Prediction
+from .predictor import Prediction, one
 
 ADDRESS = "SCHEME://HOST:PORT/v1/models/NAME or .../NAME/versions/NUMBER, with http, https, grpc or grpcs"
 PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/([0-9]+))?(?::predict)?/?")
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
+UNNAMED = "TF Serving does not say what the classes are; the contract in the exported file does"
 Answer = TypeVar("Answer")
 
 
@@ -55,8 +57,13 @@ class VersionState(NamedTuple):
 class Transport(Protocol):
     """How a client talks to a server."""
 
-    def predict(self, signature: str, name: str, value: Any, timeout: float) -> dict[str, np.ndarray]:
+    def predict(
+        self, signature: str, name: str, value: Any, classes: Sequence[int | str] | None, timeout: float
+    ) -> dict[str, np.ndarray]:
         """Return a signature's outputs for its one input, an array of pixels or a list of files."""
+
+    def contract(self, timeout: float) -> Contract:
+        """Return what the model takes and answers."""
 
     def status(self, timeout: float) -> list[VersionState]:
         """Return the versions that the server knows."""
@@ -103,31 +110,44 @@ class Client:
         self.timeout, self.retries = timeout, retries
         self._transport = TRANSPORTS[parts.scheme](parts, name, version)
 
-    def __call__(self, image: np.ndarray | bytes) -> Prediction:
+    def __call__(
+        self, image: np.ndarray | bytes, *, classes: Sequence[int | str] | None = None
+    ) -> Prediction:
         """Return probability and heatmap.
 
         Args:
             image: uint8 pixels, (H, W, C), or (B, H, W, C) for a batch, as for `Predictor`; or the bytes of
                 an image file, which the server decodes.
+            classes: whose maps to send, by number or name, in that order; all by default. Others stay at
+                the server. `patchnet serve` knows this, TF Serving does not.
 
         Raises:
             InputError: it is neither; nothing is sent.
+            ValueError: `classes` are given for TF Serving's gRPC.
             ServerError: the server refused it, with its message, or could not be reached.
             TimeoutError: there was no answer in time.
         """
         image = bytes(image) if isinstance(image, bytearray | memoryview) else image
-        outputs = self._predict(image, IMAGE_BYTES if isinstance(image, bytes) else SERVING_DEFAULT)
-        probability, heatmap = outputs[PROBABILITY], outputs[HEATMAP]
-        if isinstance(image, np.ndarray) and image.ndim == 4:
-            return Prediction(probability, heatmap)
-        return Prediction(float(probability[0]), heatmap[0])
+        signature = IMAGE_BYTES if isinstance(image, bytes) else SERVING_DEFAULT
+        outputs = self._predict(image, signature, classes)
+        batch = isinstance(image, np.ndarray) and image.ndim == 4
+        return Prediction.of(outputs[PROBABILITY], outputs[HEATMAP], lambda: self.contract, batch)
 
     def probability(self, image: np.ndarray) -> Any:
         """Return the probability alone, at a small part of the heatmap's cost; pixels and errors as above."""
         if isinstance(image, bytes):
             raise InputError("A probability alone is given for pixels. Received: bytes")
         probability = self._predict(image, PROBABILITY)[PROBABILITY]
-        return probability if image.ndim == 4 else float(probability[0])
+        return probability if image.ndim == 4 else one(probability[0])
+
+    @functools.cached_property
+    def contract(self) -> Contract:
+        """What the model takes and answers, asked for once; errors as of a call.
+
+        Raises:
+            ServerError: the server does not say so: TF Serving.
+        """
+        return self._repeat(self._transport.contract)
 
     def status(self) -> list[VersionState]:
         """Return the versions that the server knows, and their states; errors as of a call."""
@@ -137,7 +157,9 @@ class Client:
         """Return the signatures, each with the names of its "inputs" and "outputs"; errors as of a call."""
         return self._repeat(self._transport.metadata)
 
-    def _predict(self, image: np.ndarray | bytes, signature: str) -> dict[str, np.ndarray]:
+    def _predict(
+        self, image: np.ndarray | bytes, signature: str, classes: Sequence[int | str] | None = None
+    ) -> dict[str, np.ndarray]:
         if isinstance(image, bytes):
             name, value = IMAGE_BYTES, [image]
         elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (3, 4):
@@ -148,7 +170,7 @@ class Client:
                 f"channels), or bytes. Received: {getattr(image, 'dtype', type(image).__name__)}, "
                 f"shape={getattr(image, 'shape', None)}"
             )
-        return self._repeat(lambda timeout: self._transport.predict(signature, name, value, timeout))
+        return self._repeat(lambda timeout: self._transport.predict(signature, name, value, classes, timeout))
 
     def _repeat(self, attempt: Callable[[float], Answer]) -> Answer:
         """Call `attempt` until there is an answer, as often as is allowed and as is safe."""
@@ -174,14 +196,19 @@ class Rest:
         self._headers = urllib3.make_headers(basic_auth=unquote(secret)) if secret else {}
         self._pool = urllib3.PoolManager(maxsize=32)
 
-    def predict(self, signature: str, name: str, value: Any, timeout: float) -> dict[str, np.ndarray]:
+    def predict(
+        self, signature: str, name: str, value: Any, classes: Sequence[int | str] | None, timeout: float
+    ) -> dict[str, np.ndarray]:
         """Return a signature's outputs; in JSON the output of a signature with one has no name."""
         encoded = (
             value.tolist()
             if isinstance(value, np.ndarray)
             else [{"b64": base64.b64encode(file).decode("ascii")} for file in value]
         )
-        body = json.dumps({"signature_name": signature, "inputs": {name: encoded}}, separators=(",", ":"))
+        request = {"signature_name": signature, "inputs": {name: encoded}}
+        if classes is not None:
+            request["parameters"] = {"classes": list(classes)}
+        body = json.dumps(request, separators=(",", ":"))
         outputs = self._ask("POST", ":predict", timeout, body.encode())["outputs"]
         named = outputs if isinstance(outputs, dict) else {signature: outputs}
         return {output: np.array(values, "float32") for output, values in named.items()}
@@ -195,6 +222,13 @@ class Rest:
         """Return the signatures."""
         signatures = self._ask("GET", "/metadata", timeout)["metadata"]["signature_def"]["signature_def"]
         return named_tensors(signatures)
+
+    def contract(self, timeout: float) -> Contract:
+        """Return what the model takes and answers."""
+        said = self._ask("GET", "/metadata", timeout)["metadata"].get("contract")
+        if said is None:
+            raise ServerError(f"{self._url}: {UNNAMED}")
+        return Contract.from_json(json.dumps(said), self._url)
 
     def _ask(self, method: str, path: str, timeout: float, body: bytes | None = None) -> Any:
         headers = {**self._headers, **({"content-type": "application/json"} if body else {})}
@@ -258,10 +292,18 @@ class Grpc:
         self._channel = channel
         self._service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
 
-    def predict(self, signature: str, name: str, value: Any, timeout: float) -> dict[str, np.ndarray]:
+    def predict(
+        self, signature: str, name: str, value: Any, classes: Sequence[int | str] | None, timeout: float
+    ) -> dict[str, np.ndarray]:
         """Return a signature's outputs."""
+        if classes is not None:
+            raise ValueError("TF Serving's gRPC sends all maps; leave `classes` out, or ask by http")
         outputs = self._ask(self._service.Predict, self.request(signature, name, value), timeout).outputs
         return {output: array(tensor) for output, tensor in outputs.items()}
+
+    def contract(self, timeout: float) -> Contract:
+        """Say that TF Serving has none."""
+        raise ServerError(f"{self._target}: {UNNAMED}")
 
     def request(self, signature: str, name: str, value: Any) -> Any:
         """Return the PredictRequest."""

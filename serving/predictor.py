@@ -1,13 +1,13 @@
 """An exported ONNX file as a Python function, with ONNX Runtime: no TensorFlow, no Keras."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 
-from ..contract import HEATMAP_WANTED, IMAGE, OUTPUTS, Contract
+from ..contract import HEATMAP_WANTED, IMAGE, OUTPUTS, PROBABILITY, Contract
 from ..errors import InputError, UnfitError, one_line
 from ..images.pixels import check_images
 from . import manifest
@@ -19,15 +19,56 @@ PROVIDERS = {
 FATAL = 4  # ONNX Runtime's log level; what goes wrong is raised
 
 
-class Prediction(NamedTuple):
-    """What the model says of one image, or of a batch.
-
-    probability: of class 1; a float, or float32 (B,).
-    heatmap: float32 (H, W) or (B, H, W) in [0, 1]; 1 speaks for class 1, 0 for class 0.
-    """
+class Outputs(NamedTuple):
+    """What is computed of one image, or of a batch."""
 
     probability: Any
     heatmap: np.ndarray
+
+
+class Prediction(Outputs):
+    """What the model says of one image, or of a batch; a pair of two.
+
+    Two exclusive classes have one probability and one map, which are those of class 1. Other classes have one
+    each: K of them.
+
+    Attributes:
+        probability: a float, or float32 (B,); of K classes float32 (K,) or (B, K).
+        heatmap: float32 in [0, 1], (H, W) or (B, H, W), where 1 speaks for class 1 and 0 for class 0; of K
+            classes (H, W, K) or (B, H, W, K), or with as many maps as were asked for.
+    """
+
+    _contract: Callable[[], Contract]  # of the model, set by whatever makes a prediction
+
+    @classmethod
+    def of(
+        cls, probability: np.ndarray, heatmap: np.ndarray, contract: Callable[[], Contract], batch: bool
+    ) -> "Prediction":
+        """Return the prediction of a batch, or of the one image in it."""
+        made = cls(probability, heatmap) if batch else cls(one(probability[0]), heatmap[0])
+        made._contract = contract
+        return made
+
+    @property
+    def names(self) -> Any:
+        """What the image is called, as a tuple: one name, or any number of labels; of a batch a list of those.
+
+        Raises:
+            ServerError: it is the answer of a server that does not say what the classes are.
+
+        Example:
+            >>> predict(image).names
+            ('melanoma',)
+        """
+        contract = self._contract()
+        if np.ndim(self.probability) == len(contract.outputs[PROBABILITY].axes):
+            return [contract.names_of(q) for q in self.probability]
+        return contract.names_of(self.probability)
+
+
+def one(probability: Any) -> Any:
+    """Return the probability of one image: a float, or an array (K,)."""
+    return probability if np.ndim(probability) else float(probability)
 
 
 class Predictor:
@@ -42,7 +83,7 @@ class Predictor:
     Attributes:
         path: of the file.
         contract: what it takes and answers, a `patchnet_tf.contract.Contract`.
-        class_names: of class 0 and class 1.
+        class_names: of the classes.
         smallest: the least (height, width) of an image.
         input_shape: (batch, height, width, channels) of what it takes, None where it takes any.
         metadata: all that the file says of itself, text by text.
@@ -97,8 +138,8 @@ class Predictor:
             )
 
     @property
-    def class_names(self) -> tuple[str, str]:
-        """The names of class 0 and class 1."""
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes."""
         return self.contract.classes.names
 
     @property
@@ -106,31 +147,62 @@ class Predictor:
         """The least (height, width) of an image."""
         return self.contract.smallest
 
-    def __call__(self, image: np.ndarray, *, run_options: onnxruntime.RunOptions | None = None) -> Prediction:
+    def __call__(
+        self,
+        image: np.ndarray,
+        *,
+        classes: Sequence[int | str] | None = None,
+        run_options: onnxruntime.RunOptions | None = None,
+    ) -> Prediction:
         """Return probability and heatmap.
 
         Args:
             image: uint8 pixels, (H, W, C), or (B, H, W, C) for a batch.
+            classes: whose maps to return, by number or name, in that order; all by default. All are computed
+                in any case, and the others' memory is given back.
             run_options: ONNX Runtime's; `run_options.terminate = True` in another thread ends the call soon,
                 with an error.
 
         Returns:
-            `Prediction`: a float and (H, W), or for a batch (B,) and (B, H, W).
+            `Prediction`: a float and (H, W), or for a batch (B,) and (B, H, W); of K classes, unless they are
+            two exclusive ones, (K,) and (H, W, K), or (B, K) and (B, H, W, K).
 
         Raises:
-            InputError: the pixels are not as above, or fewer than the model needs. It is a ValueError.
+            InputError: the pixels are not as above, or fewer than the model needs; the model has no maps of
+                such `classes`. It is a ValueError.
         """
-        probability, heatmap = self._run(self.check(image), True, run_options)
-        return (
-            Prediction(probability, heatmap)
-            if image.ndim == 4
-            else Prediction(float(probability[0]), heatmap[0])
-        )
+        batch, numbers = self.check(image), self.numbers(classes)
+        probability, heatmap = self._run(batch, True, run_options)
+        return Prediction.of(probability, maps_of(heatmap, numbers), lambda: self.contract, image.ndim == 4)
 
     def probability(self, image: np.ndarray, *, run_options: onnxruntime.RunOptions | None = None) -> Any:
         """Return the probability alone, at a small part of the heatmap's cost; arguments as of a call."""
         [probability] = self._run(self.check(image), False, run_options)
-        return probability if image.ndim == 4 else float(probability[0])
+        return probability if image.ndim == 4 else one(probability[0])
+
+    def numbers(self, classes: Any) -> tuple[int, ...] | None:
+        """Return the numbers of classes that are given by number or name; None for None, which means all.
+
+        Raises:
+            InputError: the model has no such maps, or one is named twice.
+        """
+        if classes is None:
+            return None
+        if self.contract.classes.binary:
+            raise InputError("classes: this model tells two classes apart by one map; leave them out")
+        names = self.class_names
+        wanted = [*classes] if isinstance(classes, Sequence) and not isinstance(classes, str) else []
+        found = [names.index(k) if isinstance(k, str) and k in names else k for k in wanted]
+        if (
+            not found
+            or not all(type(k) is int and 0 <= k < len(names) for k in found)
+            or len(set(found)) < len(found)
+        ):
+            raise InputError(
+                f"classes: expected different numbers from 0 to {len(names) - 1}, or names, such as "
+                f"{names[0]}. Received: {repr(classes)[:64]}"
+            )
+        return tuple(found)
 
     def _run(self, batch: np.ndarray, heatmap: bool, options: Any = None) -> list[np.ndarray]:
         """Return [probability, heatmap], or [probability] alone, of a batch (B, H, W, C)."""
@@ -155,6 +227,11 @@ class Predictor:
             if size != (fixed or size):
                 raise UnfitError(f"{what}: expected {fixed} {name}. Received: shape={image.shape}")
         return batch
+
+
+def maps_of(heatmap: np.ndarray, numbers: Sequence[int] | None) -> np.ndarray:
+    """Return the maps of some classes of (..., H, W, K), in an array of their own; None means all."""
+    return heatmap if numbers is None else np.take(heatmap, numbers, axis=-1)
 
 
 def open_session(path: Path, providers: list[str], threads: int) -> onnxruntime.InferenceSession:

@@ -5,9 +5,10 @@ wrong is named with what was expected.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from .predictor import Prediction, Predictor
 from .requests import file_from_base64, pixels_from_lists, type_name
 
 HEADER_LENGTH = "inference-header-content-length"  # of the JSON in a V2 request or answer with binary data
+CLASSES = "classes"  # a parameter of requests: whose maps are wanted
 INPUTS = (IMAGE, IMAGE_BYTES)
 INPUT_NAMES = f'"{IMAGE}" or "{IMAGE_BYTES}"'
 OUTPUT_NAMES = " or ".join(f'"{output}"' for output in OUTPUTS)
@@ -32,7 +34,8 @@ class Limits:
         max_bytes: of the request, and of an image file in it.
         max_pixels: of an image.
         max_images: in a request.
-        max_total_pixels: of all images in a request, and of all that wait.
+        max_total_pixels: of all images in a request, and of all that wait. Of several classes each map
+            counts: those that one image has, and those that an answer has.
     """
 
     max_bytes: int = 2**24
@@ -60,11 +63,13 @@ class InferRequest:
         outputs: which of `contract.OUTPUTS` are wanted.
         columns: whether the answer is one array for each output, or for TF Serving's protocol a row for each
             image.
+        classes: the numbers of those whose maps are wanted; None for all.
     """
 
     images: list[np.ndarray]
     outputs: tuple[str, ...]
     columns: bool
+    classes: tuple[int, ...] | None = None
 
 
 def read_v1(request: Any, predict: Predictor, limits: Limits) -> InferRequest:
@@ -73,20 +78,25 @@ def read_v1(request: Any, predict: Predictor, limits: Limits) -> InferRequest:
     It is {"instances": [image, ...]} to get "predictions", a list with an object of probability and heatmap
     for each image, or {"inputs": {"image": [image, ...]}} to get "outputs", an object with a list for each.
     An image is rows of pixels, or {"b64": a file in base64}; in an object of its own it is called "image" or
-    "image_bytes". "signature_name" chooses the outputs; of one output the values alone are returned.
+    "image_bytes". "signature_name" chooses the outputs; of one output the values alone are returned. Beside
+    what TF Serving knows, {"parameters": {"classes": [...]}} chooses whose maps are returned.
 
     Raises:
         InputError: it is no such request, or has an image that the model cannot take.
     """
     if type(request) is not dict:
         raise InputError(f'request: expected an object with "instances". Received: {type_name(request)}')
-    if unknown := request.keys() - {"instances", "inputs", "signature_name"}:
+    if unknown := request.keys() - {"instances", "inputs", "signature_name", "parameters"}:
         raise InputError(f'request: expected "instances" and "signature_name". Received: {name(unknown)}')
     if len(request.keys() & {"instances", "inputs"}) != 1:
         raise InputError('request: expected either "instances" or "inputs"')
     signature = request.get("signature_name", SERVING_DEFAULT)
     if type(signature) is not str or signature not in SIGNATURES:
         raise InputError(f"signature_name: expected one of {', '.join(SIGNATURES)}")
+    parameters = request.get("parameters") or {}
+    if type(parameters) is not dict or parameters.keys() - {CLASSES}:
+        raise InputError(f'parameters: expected an object with "{CLASSES}" alone')
+    classes = read_classes(parameters, predict)
     columns = "inputs" in request
     key = "inputs" if columns else "instances"
     items = request[key]
@@ -100,7 +110,7 @@ def read_v1(request: Any, predict: Predictor, limits: Limits) -> InferRequest:
     images = bounded(
         (read_item(item, f"{key}[{k}]", predict, limits) for k, item in enumerate(items)), limits
     )
-    return checked(images, SIGNATURES[signature], columns, predict)
+    return checked(InferRequest(images, SIGNATURES[signature], columns, classes), predict, limits)
 
 
 def read_item(item: Any, what: str, predict: Predictor, limits: Limits) -> np.ndarray:
@@ -169,9 +179,15 @@ def read_v2_json(request: Any, binary: bytes = b"") -> tuple[list[Tensor], tuple
 
 
 def read_v2(
-    tensors: list[Tensor], outputs: Sequence[Any], predict: Predictor, limits: Limits
+    tensors: list[Tensor],
+    outputs: Sequence[Any],
+    predict: Predictor,
+    limits: Limits,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> InferRequest:
     """Read the inputs of a V2 request: one, "image" UINT8 (B, H, W, C) or "image_bytes" BYTES (B,).
+
+    Of its parameters, "classes" chooses whose maps are returned.
 
     Raises:
         InputError: they are not so, or have an image that the model cannot take.
@@ -210,7 +226,14 @@ def read_v2(
             )
         images = list(np.frombuffer(numbers, "uint8").reshape(shape))
     wanted = tuple(output for output in OUTPUTS if output in outputs or not outputs)
-    return checked(images, wanted, True, predict)
+    classes = read_classes(parameters, predict)
+    return checked(InferRequest(images, wanted, True, classes), predict, limits)
+
+
+def read_classes(parameters: Mapping[str, Any], predict: Predictor) -> tuple[int, ...] | None:
+    """Return the numbers of the classes whose maps are wanted: one, or a list, each by number or name."""
+    wanted = parameters.get(CLASSES)
+    return predict.numbers([wanted] if isinstance(wanted, str | int) else wanted)
 
 
 def byte_numbers(data: Any, shape: Sequence[int], what: str) -> bytes:
@@ -262,7 +285,7 @@ def byte_texts(data: Any, count: int, what: str, limits: Limits) -> list[bytes]:
 
 
 def stacked(request: InferRequest, predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
-    """Return the wanted outputs as arrays: probability (B,), heatmap (B, H, W), float32."""
+    """Return the wanted outputs as arrays, float32: probability (B,) or (B, K), heatmap (B, H, W[, K])."""
     return {
         output: np.array([getattr(p, output) for p in predictions], "float32") for output in request.outputs
     }
@@ -313,15 +336,33 @@ def too_many_in_all(limits: Limits) -> TooLargeError:
     return TooLargeError(f"request: expected at most {limits.max_total_pixels} pixels in all its images")
 
 
-def checked(
-    images: list[np.ndarray], outputs: tuple[str, ...], columns: bool, predict: Predictor
-) -> InferRequest:
-    """Refuse images that the model cannot take, and sizes that differ where one array shall hold them."""
-    for k, image in enumerate(images):
+def checked(request: InferRequest, predict: Predictor, limits: Limits) -> InferRequest:
+    """Refuse images that the model cannot take, sizes that differ where one array shall hold them, and maps
+    of more values than the limit."""
+    for k, image in enumerate(request.images):
         predict.check(image, f"image {k}")
-    if columns and HEATMAP in outputs and len({image.shape for image in images}) > 1:
-        raise UnfitError('images: expected one size; "instances" takes several')
-    return InferRequest(images, outputs, columns)
+    if HEATMAP in request.outputs:
+        if request.columns and len({image.shape for image in request.images}) > 1:
+            raise UnfitError('images: expected one size; "instances" takes several')
+        check_maps(request, predict.contract.classes.outputs, limits)
+    return request
+
+
+def check_maps(request: InferRequest, maps: int, limits: Limits) -> None:
+    """Refuse more pixels than the limit in the maps of one image, all of which are made, or of the answer."""
+    sizes = [image.shape[0] * image.shape[1] for image in request.images]
+    wanted = maps if request.classes is None else len(request.classes)
+    most = limits.max_total_pixels
+    if max(sizes) * maps > most:
+        raise TooLargeError(
+            f"image: expected at most {most // maps} pixels for heatmaps of {maps} classes; the probability "
+            f"alone has no such bound. Received: {max(sizes)}"
+        )
+    if sum(sizes) * wanted > most:
+        raise TooLargeError(
+            f"request: expected at most {most} pixels in all its heatmaps; ask for fewer images, or for the "
+            f"maps of some classes. Received: {wanted} maps of {sum(sizes)} pixels"
+        )
 
 
 def name(keys: Any) -> str:

@@ -19,7 +19,7 @@ from ..predictor import Predictor
 from ..protocols import HEADER_LENGTH, InferRequest, Limits
 from ..requests import RequestError, read_json
 from ..versions import Version
-from .answers import json_answer, refusal, v2_answer
+from .answers import json_answer, parameters_of, refusal, v2_answer
 from .model import Model
 
 PAGE = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
@@ -95,7 +95,7 @@ class Routes:
             nonlocal head
             head = read_json(body[: int(length)], limits.max_values)
             tensors, outputs = protocols.read_v2_json(head, body[int(length) :])
-            return protocols.read_v2(tensors, outputs, predict, limits)
+            return protocols.read_v2(tensors, outputs, predict, limits, parameters_of(head))
 
         answered = await self.model.predict(version, read, len(body))
         number = str(answered.version.number)

@@ -79,16 +79,18 @@ class Model:
                 request = await asyncio.to_thread(read, version.predict, limits)
         with self.metrics.stage("predict"):
             batcher = self._batchers[HEATMAP if HEATMAP in request.outputs else PROBABILITY]
-            return Answered(request, version, await batcher.predict(request.images, version))
+            return Answered(request, version, await batcher.predict(request.images, version, request.classes))
 
     def tensors(self, version: Version, names: tuple[str, ...]) -> list[dict]:
         """Return names, datatypes and shapes in the V2 protocol's words; -1 is any size."""
         batch, height, width, channels = (size or -1 for size in version.predict.input_shape)
+        classes = version.predict.contract.classes
+        several = [] if classes.binary else [classes.outputs]
         shapes = {
             IMAGE: [batch, height, width, channels],
             IMAGE_BYTES: [batch],
-            PROBABILITY: [batch],
-            HEATMAP: [batch, height, width],
+            PROBABILITY: [batch, *several],
+            HEATMAP: [batch, height, width, *several],
         }
         return [{"name": name, "datatype": DATATYPES[name], "shape": shapes[name]} for name in names]
 

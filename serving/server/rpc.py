@@ -150,7 +150,11 @@ class Rpc:
 
         def read(predict: Predictor, limits: protocols.Limits) -> protocols.InferRequest:
             names = [output.name for output in request.outputs]
-            return protocols.read_v2(tensors(request), names, predict, limits)
+            said = {
+                key: getattr(value, value.WhichOneof("parameter_choice") or "", None)
+                for key, value in request.parameters.items()
+            }
+            return protocols.read_v2(tensors(request), names, predict, limits, said)
 
         answered = await self.model.predict(version, read, request.ByteSize())
         reply = pb.ModelInferResponse(
