@@ -32,7 +32,8 @@ def signature(
 
     Returns:
         A function of `image`, uint8 (B, H, W, C), that returns "probability", float32 (B,), and "heatmap",
-        float32 (B, H, W), both in [0, 1].
+        float32 (B, H, W), both in [0, 1]; of K classes, unless they are two exclusive ones, (B, K) and
+        (B, H, W, K).
 
     Raises:
         ValueError: the model is not a PatchNet.
@@ -46,8 +47,9 @@ def signature(
     def probability(pixels: tf.Tensor) -> tf.Tensor:
         # In double precision, so that the order of the sum, which ONNX Runtime chooses anew for every size of
         # a batch, does not show: an image gets the same probability in a batch and alone.
-        q = tf.cast(decisions(pixels, training=False), tf.float64)  # (B, patches, 1)
-        return model.pooling.call(q)[:, 0]
+        q = tf.cast(decisions(pixels, training=False), tf.float64)  # (B, patches, 1 or K)
+        pooled = model.pooling.call(q)
+        return pooled[:, 0] if model.binary else pooled
 
     compute = {
         PROBABILITY: probability,

@@ -140,8 +140,9 @@ class Batcher:
         first = min(self._waiting, key=turn)
         batch = [(first, self._take(first))]
         [(_, image)] = batch
-        fit = self.max_batch_pixels // self._size([image], first.version)
-        most = min(self.max_batch, fit) if first.version.batches else 1
+        most = 1
+        if first.version.batches:
+            most = min(self.max_batch, self.max_batch_pixels // self._size([image], first.version))
         while len(batch) < most:
             fitting = [
                 job
