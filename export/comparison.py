@@ -16,7 +16,7 @@ from ..serving import Predictor
 from .signature import signature
 
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
-VECTOR_PIXELS = 2**17  # numbers of test vectors' images: each is several bytes of JSON
+VECTOR_PIXELS = 2**17  # numbers of test vectors' images or heatmaps: each is several bytes of JSON
 GIVEN = 2  # of the images that a user gives, so many are compared
 
 
@@ -30,7 +30,7 @@ class Batch:
 
     source: str
     images: np.ndarray = field(repr=False)  # uint8 (B, H, W, C)
-    expected: tuple[np.ndarray, np.ndarray] = field(repr=False)  # (B,), (B, H, W)
+    expected: tuple[np.ndarray, np.ndarray] = field(repr=False)  # (B,), (B, H, W), or with K last
     differences: tuple[float, float]
 
 
@@ -79,9 +79,9 @@ class Verification:
 
     def test_vectors(self) -> list[dict]:
         """Return generated images and Keras's answers as nested lists, for JSON: the first batch, and others
-        as long as all have no more than `VECTOR_PIXELS`."""
+        as long as all images, or all heatmaps, have no more numbers than `VECTOR_PIXELS`."""
         generated = [batch for batch in self.batches if batch.source == "generated"]
-        pixels = np.cumsum([batch.images.size for batch in generated])
+        sizes = np.cumsum([max(batch.images.size, batch.expected[1].size) for batch in generated])
         return [
             {
                 IMAGE: batch.images.tolist(),
@@ -91,7 +91,7 @@ class Verification:
                 },
             }
             for k, batch in enumerate(generated)
-            if k == 0 or pixels[k] <= VECTOR_PIXELS
+            if k == 0 or sizes[k] <= VECTOR_PIXELS
         ]
 
 
@@ -142,7 +142,7 @@ def compare(
     compared = []
     for source, batch in trials(model, images, predict.input_shape):
         outputs = reference(tf.constant(batch))
-        expected = tuple(outputs[name].numpy() for name in OUTPUTS)  # (B,), (B, H, W)
+        expected = tuple(outputs[name].numpy() for name in OUTPUTS)  # (B,), (B, H, W), or with K last
         differences = tuple(largest_difference(a, b) for a, b in zip(predict(batch), expected, strict=True))
         compared.append(Batch(source, batch, expected, differences))
         if not max(differences) <= tolerance:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from pydantic import ValidationError
 
 from ..config import Config, FilesData
 from ..contract import (
@@ -28,31 +29,65 @@ from ..serving.manifest import sha256
 from .signature import check_patchnet
 
 DESCRIPTION = (
-    "PatchNet (arXiv 1705.08078): the probability of class 1 is pooled from the decisions of one network "
+    "PatchNet (arXiv 1705.08078): the probability of {classes} is pooled from the decisions of one network "
     "about the patches of the image, and the heatmap is that network's decision at every pixel."
 )
 DOCS = {
     IMAGE: "uint8 pixels, (batch, height, width, channels), 0 to 255; RGB where there are three channels.",
+    HEATMAP_WANTED: "bool, true unless given: where it is false the heatmap is empty and costs nothing.",
+}
+BINARY_DOCS = {
     PROBABILITY: "float32, (batch,): the probability of class 1.",
     HEATMAP: "float32, (batch, height, width): the decision of the patch centred at each pixel, "
     "1 for class 1, 0 for class 0, 0.5 undecided. Never rescaled, so maps of different images compare.",
-    HEATMAP_WANTED: "bool, true unless given: where it is false the heatmap is empty and costs nothing.",
+}
+SEVERAL_DOCS = {
+    PROBABILITY: "float32, (batch, classes): the probability of each class{sum}.",
+    HEATMAP: "float32, (batch, height, width, classes): the decision of the patch centred at each pixel "
+    "about each class, from 0 to 1{sum}. Never rescaled, so maps of different images compare.",
 }
 
 
-def contract_of(model: PatchNet, class_names: Sequence[str]) -> Contract:
+def docs(contract: Contract) -> tuple[str, dict[str, str]]:
+    """Return what an exported file says, in words, of itself and of its inputs and outputs by their names."""
+    if contract.classes.binary:
+        return DESCRIPTION.format(classes="class 1"), DOCS | BINARY_DOCS
+    total = (
+        "; they sum to 1" if contract.classes.exclusive else ", a label that an image may have beside others"
+    )
+    several = {name: text.format(sum=total) for name, text in SEVERAL_DOCS.items()}
+    return DESCRIPTION.format(classes="each class"), DOCS | several
+
+
+def contract_of(
+    model: PatchNet, class_names: Sequence[str] = (), thresholds: Sequence[float] | None = None
+) -> Contract:
     """Return what a model takes and answers.
 
+    Args:
+        model: the PatchNet.
+        class_names: of its classes; none means class 0, class 1, ...
+        thresholds: as in `Contract`; None means 0.5 each.
+
     Raises:
-        InputError: there are not as many different class names as the model has classes.
+        InputError: there are not as many different class names as the model has classes, or other thresholds
+            than these have.
         ValueError: the model is not a PatchNet.
     """
     check_patchnet(model)
+    if class_names == ():
+        class_names = [f"class {k}" for k in range(model.classes)]
     classes = make_classes(class_names, exclusive=not model.multilabel)
     if len(classes.names) != model.classes:
         raise InputError(f"The model has {model.classes} classes. Received: class_names={class_names!r}")
-    pixels = Pixels(channels=model.channels)
-    return Contract(classes=classes, pixels=pixels, smallest=model.smallest_image)
+    fields = {"classes": classes, "pixels": Pixels(channels=model.channels), "smallest": model.smallest_image}
+    try:
+        return Contract(**fields) if thresholds is None else Contract(**fields, thresholds=tuple(thresholds))
+    except ValidationError:
+        raise InputError(
+            f"`thresholds` must be {classes.threshold_count} numbers from 0 to 1 for these classes. "
+            f"Received: thresholds={thresholds!r}"
+        ) from None
 
 
 def describe(model: PatchNet, precision: str, contract: Contract, extra: Mapping[str, str]) -> dict[str, str]:

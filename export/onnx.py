@@ -23,9 +23,9 @@ from ..model.patchnet import PatchNet
 from ..serving import Predictor
 from .comparison import TOLERANCE, Verification
 from .graph import embed_constants, make_optional, replace
-from .metadata import DESCRIPTION, DOCS, package_version
+from .metadata import docs, package_version
 from .signature import is_plain, signature
-from .stages import CLASS_NAMES, Format, export_model
+from .stages import Format, export_model
 
 OPSET = 18
 # MiB for the features of a tile. ONNX Runtime's arena holds on to what it once took, and small tiles cost it
@@ -40,7 +40,8 @@ def to_onnx(
     precision: str = "float32",
     size: tuple[int, int] | None = None,
     batch: int | None = None,
-    class_names: Sequence[str] = CLASS_NAMES,
+    class_names: Sequence[str] = (),
+    thresholds: Sequence[float] | None = None,
     metadata: Mapping[str, str] | None = None,
     images: Any = None,
     overwrite: bool = False,
@@ -48,10 +49,11 @@ def to_onnx(
     """Write a PatchNet as an ONNX file, after proving that it computes what Keras does.
 
     The file takes `image`, uint8 (batch, height, width, channels), and returns `probability`, float32
-    (batch,), and `heatmap`, float32 (batch, height, width). Preprocessing is inside, the heatmap is the
-    exact one, and its memory does not grow with the image. Runtimes compute all outputs of a file; feed
-    the further input `heatmap_wanted` with false where the probability is enough. With a local network as S
-    the file is a plain graph without that input, and its memory grows with the image.
+    (batch,), and `heatmap`, float32 (batch, height, width); of K classes, unless they are two exclusive ones,
+    (batch, K) and (batch, height, width, K). Preprocessing is inside, the heatmap is the exact one, and its
+    memory does not grow with the image. Runtimes compute all outputs of a file; feed the further input
+    `heatmap_wanted` with false where the probability is enough. With a local network as S the file is a plain
+    graph without that input, and its memory grows with the image.
 
     Beside the file are written, each with an entry for every exported file in the folder, MANIFEST.json
     (sha256) and verification.json (the differences); and NAME.test_vectors.json (images and Keras's answers).
@@ -63,7 +65,8 @@ def to_onnx(
             graphics processors; most others have no such arithmetic, and are slower with it.
         size: (height, width) of all images, for runtimes that want fixed shapes; None means any.
         batch: number of images in every batch, likewise.
-        class_names: of class 0 and class 1.
+        class_names: of the classes; none means class 0, class 1, ...
+        thresholds: as in `patchnet_tf.contract.Contract`; None means 0.5 each.
         metadata: more keys and texts for the file to carry.
         images: (N, H, W, C) in 0..255 to compare on, beside generated ones; a few of them are used, and of
             larger ones than `size` their middle.
@@ -87,6 +90,7 @@ def to_onnx(
         path,
         Onnx(precision, size, batch, overwrite),
         class_names=class_names,
+        thresholds=thresholds,
         metadata=metadata,
         images=images,
     )
@@ -189,7 +193,8 @@ def label(
 ) -> None:
     """Name what tf2onnx left without a name: dimensions, descriptions, metadata; in place."""
     model.producer_name, model.producer_version = "patchnet-tf", package_version()
-    model.doc_string = model.graph.doc_string = DESCRIPTION
+    description, said = docs(contract)
+    model.doc_string = model.graph.doc_string = description
     model.graph.name = "patchnet"
     # TensorFlow sorts them by name.
     replace(model.graph.output, sorted(model.graph.output, key=lambda info: OUTPUTS.index(info.name)))
@@ -201,7 +206,7 @@ def label(
             dimensions = [fixed.get(axis, axis) for axis in tensors[info.name].axes]
             dtype = info.type.tensor_type.elem_type
             info.CopyFrom(onnx.helper.make_tensor_value_info(info.name, dtype, dimensions))
-        info.doc_string = DOCS[info.name]
+        info.doc_string = said[info.name]
     image = model.graph.input[0].type
     image.denotation = "IMAGE"
     denotations = ("DATA_BATCH", "DATA_FEATURE", "DATA_FEATURE", "DATA_CHANNEL")

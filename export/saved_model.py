@@ -19,7 +19,7 @@ from ..serving.saved_model import METADATA, SavedModelPredictor
 from ..serving.versions import numbered
 from .comparison import Verification
 from .signature import Signature, signature
-from .stages import CLASS_NAMES, Format, export_model
+from .stages import Format, export_model
 
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
@@ -28,23 +28,26 @@ def to_saved_model(
     model: PatchNet,
     directory: str | Path,
     *,
-    class_names: Sequence[str] = CLASS_NAMES,
+    class_names: Sequence[str] = (),
+    thresholds: Sequence[float] | None = None,
     metadata: Mapping[str, str] | None = None,
     images: Any = None,
 ) -> Verification:
     """Write a PatchNet as the next version of a SavedModel, after proving that it computes what Keras does.
 
     Its signatures are "serving_default", from `image`, uint8 (batch, height, width, channels), to
-    `probability`, float32 (batch,), and `heatmap`, float32 (batch, height, width); "probability" and
-    "heatmap", one of the two; and "image_bytes", both from `image_bytes`, (batch,) whole PNG or JPEG files of
-    one size. Beside saved_model.pb are MANIFEST.json (sha256), verification.json (the differences),
-    test_vectors.json (images and Keras's answers), and in assets.extra a warm-up request for each signature
-    and metadata.json. The version appears in its place at once, so that a server never loads half of it.
+    `probability`, float32 (batch,), and `heatmap`, float32 (batch, height, width), of K classes, unless they
+    are two exclusive ones, (batch, K) and (batch, height, width, K); "probability" and "heatmap", one of the
+    two; and "image_bytes", both from `image_bytes`, (batch,) whole PNG or JPEG files of one size. Beside
+    saved_model.pb are MANIFEST.json (sha256), verification.json (the differences), test_vectors.json (images
+    and Keras's answers), and in assets.extra a warm-up request for each signature and metadata.json. The
+    version appears in its place at once, so that a server never loads half of it.
 
     Args:
         model: what `PatchNet` or `load_model` returned.
         directory: NAME, the folder of the versions; made if need be.
-        class_names: of class 0 and class 1.
+        class_names: of the classes; none means class 0, class 1, ...
+        thresholds: as in `patchnet_tf.contract.Contract`; None means 0.5 each.
         metadata: more keys and texts for the file to carry.
         images: (N, H, W, C) in 0..255 to compare on, beside generated ones; a few of them are used.
 
@@ -61,7 +64,13 @@ def to_saved_model(
         PosixPath('served/patchnet/1')
     """
     return export_model(
-        model, directory, SavedModel(), class_names=class_names, metadata=metadata, images=images
+        model,
+        directory,
+        SavedModel(),
+        class_names=class_names,
+        thresholds=thresholds,
+        metadata=metadata,
+        images=images,
     )
 
 

@@ -15,8 +15,6 @@ from .comparison import Verification, compare
 from .metadata import contract_of, describe
 from .signature import check_patchnet
 
-CLASS_NAMES = ("class 0", "class 1")
-
 
 class Format(abc.ABC):
     """A format of exported files, with the user's choices for one export as its fields.
@@ -66,7 +64,8 @@ def export_model(
     path: str | Path,
     file_format: Format,
     *,
-    class_names: Sequence[str] = CLASS_NAMES,
+    class_names: Sequence[str] = (),
+    thresholds: Sequence[float] | None = None,
     metadata: Mapping[str, str] | None = None,
     images: Any = None,
 ) -> Verification:
@@ -76,7 +75,7 @@ def export_model(
     """
     check_patchnet(model)
     target = file_format.check(model, Path(path))
-    contract = contract_of(model, class_names)
+    contract = contract_of(model, class_names, thresholds)
     described = describe(model, file_format.precision, contract, metadata or {})
     with staging(target) as folder:
         staged = folder / target.name

@@ -46,8 +46,19 @@ def verify(model: PatchNet, path: str | Path, *, images: Any = None) -> Verifica
             f"{path}: made from another model, whose images have {channels} channel(s). "
             f"Received: a model for {model.input_shape[-1]}"
         )
+    classes = predict.contract.classes
+    if (len(classes.names), classes.exclusive) != (model.classes, not model.multilabel):
+        raise VerificationError(
+            f"{path}: made from another model, of {len(classes.names)} {kind(classes.exclusive)}. "
+            f"Received: a model of {model.classes} {kind(not model.multilabel)}"
+        )
     check_same_model(predict.path, predict.metadata, model)
     return compare(model, predict, predict.path, predict.metadata["precision"], images)
+
+
+def kind(exclusive: bool) -> str:
+    """Return what classes are called in messages."""
+    return "classes" if exclusive else "labels"
 
 
 def check_same_model(path: Path, described: dict[str, str], model: PatchNet) -> None:
@@ -55,7 +66,7 @@ def check_same_model(path: Path, described: dict[str, str], model: PatchNet) -> 
     missing = {"precision", *ARCHITECTURE} - described.keys()
     if missing or described["precision"] not in TOLERANCE:
         raise InputError(f"{path}: what it says of itself, such as precision, is missing or damaged")
-    expected = describe(model, described["precision"], contract_of(model, ("0", "1")), {})
+    expected = describe(model, described["precision"], contract_of(model), {})
     for key in ARCHITECTURE:
         if described[key] != expected[key]:
             raise VerificationError(

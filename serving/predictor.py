@@ -51,7 +51,7 @@ class Prediction(Outputs):
 
     @property
     def names(self) -> Any:
-        """What the image is called, as a tuple: one name, or any number of labels; of a batch a list of those.
+        """What the image is called, as a tuple: one name, or any labels; of a batch a list of tuples.
 
         Raises:
             ServerError: it is the answer of a server that does not say what the classes are.
