@@ -187,7 +187,7 @@ class Contract(Part):
                 "One probability tells two exclusive classes apart. "
                 f"Received: {len(self.classes.names)} classes, exclusive={self.classes.exclusive}"
             )
-        return self.classes.names[probability > self.thresholds[0]]
+        return self.classes.names[int(probability > self.thresholds[0])]
 
     def names_of(self, probabilities: float | Sequence[float]) -> tuple[str, ...]:
         """Return the names of the classes that an image is called, of any kind of classes.
