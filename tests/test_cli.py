@@ -333,6 +333,7 @@ def test_an_export_that_differs_is_exit_1(patchnet, place, tmp_path, monkeypatch
         (["export", "run", "--size", "64"], "--size: expected HxW"),
         (["export", "run", "--size", "4x64"], "from 8 x 8"),
         (["export", "run", "--batch", "0"], "--batch: expected"),
+        (["export", "run", "--batch", "1000000"], "--batch: expected a whole number from 1 to 1024"),
         (["export", "run", "--size", "9x99999999999999999999"], "to 8192 x 8192"),
         (["export", "run", "--format", "both", "--out", "."], "--out: expected a path that ends with a name"),
         (["export", "run", "--precision", "int8"], "int8"),

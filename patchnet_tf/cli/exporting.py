@@ -14,6 +14,8 @@ from .options import RunFolder, read_size
 if TYPE_CHECKING:
     from ..config import Config
 
+MOST_IMAGES = 1024  # in a batch of a fixed size, which the file is tried with
+
 
 def export(
     run: RunFolder,
@@ -56,8 +58,8 @@ def export(
     """
     with one_line_errors():
         options: dict[str, Any] = {"precision": precision, "size": read_size(size), "batch": batch}
-        if batch is not None and batch < 1:
-            raise InputError(f"--batch: expected a whole number of at least 1. Received: {batch}")
+        if batch is not None and not 1 <= batch <= MOST_IMAGES:
+            raise InputError(f"--batch: expected a whole number from 1 to {MOST_IMAGES}. Received: {batch}")
         export_run(run, file_format, out, overwrite=overwrite, **options)
 
 

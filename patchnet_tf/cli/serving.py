@@ -27,7 +27,7 @@ def serve(
     grpc_port: Annotated[int, typer.Option(min=-1, max=65535, help="For gRPC; -1 for none.")] = 8081,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with the model.")] = 1,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Of ONNX files.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=0, help="Of a worker; 0: one per core.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, max=256, help="Of a worker; 0: one per core.")] = 0,
     max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 2**24,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 2**20,
     max_images: Annotated[int, typer.Option(min=1, help="In a request.")] = 32,
