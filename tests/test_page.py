@@ -214,3 +214,78 @@ def test_errors_are_said(browser, rng):
     assert drop(browser, encoded(picture(rng)[:4])).endswith("Received: 4 x 80")
     assert drop(browser, encoded(picture(rng))).startswith("cell.png: ")
     assert not browser.run("document.getElementById('result').hidden")
+
+
+SEVERAL = {
+    "classes": ([f"class {k}" if k else "a/b" for k in range(6)], False),
+    "labels": ([f"label {k} with a name that is much longer than its place" for k in range(20)], True),
+}
+LISTED = """[...document.querySelectorAll("#classes label")].map((row) => [
+  row.querySelector(".name").textContent, row.querySelector("output").textContent,
+  parseFloat(row.querySelector(".bar span").style.width), row.querySelector(".name").matches(".called"),
+  row.querySelector("input").checked])"""
+CHOOSE_CLASS = """(async () => {{
+  document.querySelector("#classes input[value='{number}']").click();
+  while (document.getElementById("answer").textContent.endsWith("..."))
+    await new Promise((wake) => setTimeout(wake, 20));
+}})()"""
+
+
+@pytest.fixture(scope="module", params=SEVERAL)
+def several(request, browser, tmp_path_factory):
+    """What runs a model of several classes or labels, when the browser shows the page of its server."""
+    names, multilabel = SEVERAL[request.param]
+    model = pn.PatchNet((None, None, 3), 5, filters=4, depth=2, classes=len(names), multilabel=multilabel)
+    path = tmp_path_factory.mktemp("several") / "cells.onnx"
+    pn.export.to_onnx(shake(model, np.random.default_rng(1)), path, class_names=names)
+    with serving(path, path.with_name("log")) as server:
+        before = browser.run("location.href")
+        browser.problems.clear()
+        browser.send("Page.navigate", url=f"http://127.0.0.1:{server.http}/")
+        browser.wait_for("document.getElementById('answer')?.textContent === 'Ready.'")
+        yield Predictor(path)
+        browser.send("Page.navigate", url=before)
+        browser.wait_for("document.getElementById('answer')?.textContent === 'Ready.'")
+
+
+def test_several_classes(browser, several, rng, tmp_path):
+    image, names = picture(rng), several.class_names
+    prediction = several(image)
+    q, order = prediction.probability, np.argsort(-prediction.probability, kind="stable")
+    said = drop(browser, encoded(image))
+    if several.contract.classes.exclusive:
+        assert said == f"cell.png: {names[order[0]]}. Its probability: {q.max():.4f}"
+    else:
+        assert said == f"cell.png: {', '.join(prediction.names)}"
+    listed = browser.run(LISTED)
+    assert [(name, value) for name, value, *_ in listed] == [(names[k], f"{q[k]:.4f}") for k in order]
+    np.testing.assert_allclose([width for _, _, width, *_ in listed], 100 * q[order], atol=0.01)
+    assert {name for name, *_, called, _ in listed if called} == set(prediction.names)
+    assert [checked for *_, checked in listed] == [True] + [False] * (len(names) - 1)
+
+    for number in (order[0], order[-1], order[0]):
+        browser.run(CHOOSE_CLASS.format(number=number))
+        assert browser.run("document.getElementById('answer').textContent") == said
+        heatmap = prediction.heatmap[..., number]
+        assert np.abs(shown(browser, "heatmap")[..., 0].astype(int) - pictures.grey(heatmap)).max() <= 1
+        assert browser.run("document.getElementById('one').textContent") == names[number]
+        assert browser.run("document.getElementById('zero').textContent") == f"not {names[number]}"
+    browser.run(CHOOSE_CLASS.format(number=0))
+    stem = browser.run("document.getElementById('npy').download").removesuffix("_heatmap.npy")
+    assert stem.startswith("cell_")
+    assert not set(stem) & set("/ ")
+    loaded = np.load(io.BytesIO(browser.download("npy", tmp_path / f"{stem}_heatmap.npy")))
+    np.testing.assert_array_equal(loaded, prediction.heatmap[..., 0])
+
+    shown(browser, "overlay")
+    for width in (420, 1100):
+        browser.send(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        screenshot = base64.b64decode(
+            browser.send("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        )
+        (tmp_path / f"page_{len(names)}_{width}.png").write_bytes(screenshot)
+    browser.send("Emulation.clearDeviceMetricsOverride")
+    assert not browser.problems

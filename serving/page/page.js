@@ -7,7 +7,12 @@ const STRENGTH = 0.65;  // how much of the colour a certain decision gets
 let model = "";  // its name; with what follows it comes from the server
 let contract = null;  // its classes, ...
 let outputs = [];  // the names of the probability and of the heatmap
-let shown = null;  // {name, width, height, grey (H * W), pixels (ImageData or null), heatmap (Float32Array)}
+// {name, width, height, pixels (ImageData or null), heatmap (Float32Array), of (the name of the heatmap's class)}
+let shown = null;
+let turn = 0;  // of the last image or class that was asked for; answers for earlier ones are dropped
+
+// Whether two exclusive classes share one probability and one map.
+const binary = () => contract.classes.exclusive && contract.classes.names.length === 2;
 
 function say(text, error = false) {
   byId("answer").textContent = text;
@@ -70,8 +75,10 @@ function draw() {
   drawScale(view, threshold);
   const stem = name.replace(/\.[^.]*$/, "");
   byId("png").href = canvas.toDataURL("image/png");
-  byId("png").download = `${stem}_${view}.png`;
-  byId("npy").download = `${stem}_heatmap.npy`;
+  // Of several classes, the name of the map's, without what file names cannot have.
+  const of = shown.of ? `_${shown.of.replace(/[^\p{L}\p{N}._-]+/gu, "_")}` : "";
+  byId("png").download = `${stem}${of}_${view}.png`;
+  byId("npy").download = `${stem}${of}_heatmap.npy`;
 }
 
 function drawScale(view, threshold) {
@@ -98,35 +105,103 @@ function npy(heatmap, height, width) {
   return new Blob([bytes, values.buffer], { type: "application/octet-stream" });
 }
 
+// The server's answer for one image; `options` are those of the request.
+async function predict(instance, options) {
+  const answer = await ask(`v1/models/${model}:predict`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ instances: [instance], ...options }),
+  });
+  return answer.predictions[0];
+}
+
+// Shows an image and a map of it, rows of numbers.
+function show(name, pixels, rows, of) {
+  const [height, width] = [rows.length, rows[0].length];
+  const same = pixels && pixels.width === width && pixels.height === height;
+  shown = { name, width, height, pixels: same ? pixels : null, heatmap: Float32Array.from(rows.flat(2)), of };
+  byId("size").textContent = `${height} x ${width} pixels (height x width)` +
+    (same ? "" : "; this browser cannot show the image itself");
+  URL.revokeObjectURL(byId("npy").href);
+  byId("npy").href = URL.createObjectURL(npy(shown.heatmap, height, width));
+  byId("result").hidden = false;
+  draw();
+}
+
+// Which classes an image is called, by their numbers: the most probable, or the labels above their thresholds.
+function called(probabilities) {
+  const { exclusive } = contract.classes;
+  if (exclusive) return [probabilities.indexOf(Math.max(...probabilities))];
+  return [...probabilities.keys()].filter((k) => probabilities[k] > contract.thresholds[k]);
+}
+
+// Lists several classes, the most probable first, each with a bar; one is chosen, and its map is shown.
+function list(probabilities, chosen, choose) {
+  const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
+  const rows = order.map((k) => {
+    const [row, radio] = [document.createElement("label"), document.createElement("input")];
+    Object.assign(radio, { type: "radio", name: "class", value: k, checked: k === order[0] });
+    radio.addEventListener("change", () => choose(k));
+    const [name, bar, filled, value] = ["span", "span", "span", "output"].map((tag) => document.createElement(tag));
+    name.textContent = name.title = contract.classes.names[k];
+    name.className = chosen.includes(k) ? "name called" : "name";
+    bar.className = "bar";
+    filled.style.width = `${100 * probabilities[k]}%`;
+    bar.append(filled);
+    value.textContent = probabilities[k].toFixed(4);
+    row.append(radio, name, bar, value);
+    return row;
+  });
+  byId("classes").replaceChildren(byId("classes").firstElementChild, ...rows);
+  byId("classes").scrollTop = 0;
+  return choose(order[0]);
+}
+
+// The probabilities of several classes come first, then the map of the one that is chosen.
+async function explainSeveral(file, instance, mine) {
+  const { names, exclusive } = contract.classes;
+  const [probabilities, pixels] = await Promise.all([
+    predict(instance, { signature_name: outputs[0] }), decode(file),
+  ]);
+  if (mine !== turn) return;
+  const chosen = called(probabilities);
+  const answer = chosen.map((k) => names[k]).join(", ") || "none of the labels";
+  const said = exclusive ? `${answer}. Its probability: ${probabilities[chosen[0]].toFixed(4)}` : answer;
+  const maps = new Map();  // of the classes that were chosen before
+  await list(probabilities, chosen, async (k) => {
+    const mine = ++turn;
+    say(`${file.name}: computing the map of ${names[k]} ...`);
+    try {
+      const options = { signature_name: outputs[1], parameters: { classes: [k] } };
+      if (!maps.has(k)) maps.set(k, await predict(instance, options));
+      if (mine !== turn) return;
+      byId("one").textContent = names[k];
+      byId("zero").textContent = `not ${names[k]}`;
+      show(file.name, pixels, maps.get(k), names[k]);
+      say(`${file.name}: ${said}`);
+    } catch (error) {
+      if (mine === turn) say(`${file.name}: ${error.message}`, true);
+    }
+  });
+}
+
 async function explain(file) {
   if (!file) return;
-  say(`${file.name}: computing the heatmap ...`);
+  const mine = ++turn;
+  const { names } = contract.classes;
+  say(`${file.name}: computing the ${binary() ? "heatmap" : "probabilities"} ...`);
   byId("result").hidden = true;
   try {
     const instance = { b64: base64(new Uint8Array(await file.arrayBuffer())) };
-    const [answer, pixels] = await Promise.all([
-      ask(`v1/models/${model}:predict`, {
-        method: "POST",
-        headers: { "content-type": "application/json" },
-        body: JSON.stringify({ instances: [instance] }),
-      }),
-      decode(file),
-    ]);
-    const [probability, rows] = outputs.map((name) => answer.predictions[0][name]);
-    const { names } = contract.classes;
-    const [height, width] = [rows.length, rows[0].length];
-    const same = pixels && pixels.width === width && pixels.height === height;
-    shown = { name: file.name, width, height, pixels: same ? pixels : null, heatmap: Float32Array.from(rows.flat()) };
+    if (!binary()) return await explainSeveral(file, instance, mine);
+    const [answer, pixels] = await Promise.all([predict(instance), decode(file)]);
+    if (mine !== turn) return;
+    const [probability, rows] = outputs.map((name) => answer[name]);
+    show(file.name, pixels, rows);
     const chosen = names[Number(probability > contract.thresholds[0])];
     say(`${file.name}: ${chosen}. Probability of ${names[1]}: ${probability.toFixed(4)}`);
-    byId("size").textContent = `${height} x ${width} pixels (height x width)` +
-      (same ? "" : "; this browser cannot show the image itself");
-    URL.revokeObjectURL(byId("npy").href);
-    byId("npy").href = URL.createObjectURL(npy(shown.heatmap, height, width));
-    byId("result").hidden = false;
-    draw();
   } catch (error) {
-    say(`${file.name}: ${error.message}`, true);
+    if (mine === turn) say(`${file.name}: ${error.message}`, true);
   }
 }
 
@@ -151,6 +226,7 @@ try {
   outputs = Object.keys(metadata.signature_def.signature_def.serving_default.outputs);
   byId("model").textContent = `${model}, version ${spec.version}`;
   [byId("zero").textContent, byId("one").textContent] = contract.classes.names;
+  byId("classes").hidden = binary();
   say("Ready.");
 } catch (error) {
   say(`The server does not answer: ${error.message}`, true);
