@@ -20,7 +20,9 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     WrapValidator,
+    field_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -311,6 +313,17 @@ class PatchNetModel(ModelSection):
     sharpness: Sharpness = 4.0  # of lse: r
     share: Share = 0.1  # of the patches that topk averages
     border: Annotated[Literal["zero", "reflect"], expect('"zero" or "reflect"')] = "zero"
+
+    @field_validator("sharpness", "share")
+    @classmethod
+    def of_its_pooling(cls, value: float, info: ValidationInfo) -> float:
+        """Refuse a value that the pooling does not use, unless it is the default, which a run writes out."""
+        user = {"sharpness": "lse", "share": "topk"}[info.field_name]
+        pooling, default = info.data.get("pooling", user), cls.model_fields[info.field_name].default
+        if pooling != user and value != default:
+            what = f"{default:g}, as model.pooling is {pooling}: only {user} uses it"
+            raise PydanticCustomError("expected", "expected {what}", {"what": what})
+        return value
 
     @property
     def learning_rate(self) -> float | None:

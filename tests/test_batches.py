@@ -145,6 +145,59 @@ def test_balanced_needs_both_classes():
         Batches(Examples(np.full((2, 4, 4, 1), 9), np.zeros(2)), 4, seed=0, balanced=True)
 
 
+def test_targets():
+    images = np.zeros((4, 1, 1, 1), "uint8")
+    numbers = Examples(images, np.array([2, 0, 1, 2], "uint8"))
+    one_hot = [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    labels = Examples(images, np.array([[1, 1], [0, 0], [0, 1], [1, 0]], "uint8"))
+    for examples, outputs, expected in (
+        (Examples(images, np.array([0, 1, 1, 0], "uint8")), 1, [[0], [1], [1], [0]]),
+        (numbers, 3, one_hot),
+        (labels, 2, labels.labels),
+    ):
+        targets = examples.targets(outputs)
+        assert targets.dtype == np.float32
+        np.testing.assert_array_equal(targets, expected)
+        np.testing.assert_array_equal(Batches(examples, 4, outputs=outputs)[0][1], expected)
+    many = Examples(np.zeros((1, 1, 1, 1), "uint8"), np.array([999], "uint16")).targets(1000)
+    assert (many.shape, many.argmax(), many.sum()) == ((1, 1000), 999, 1)
+
+
+def test_some_of_each():
+    images = np.arange(7, dtype="uint8").reshape(7, 1, 1, 1)
+    few = Examples(images, np.array([2, 0, 2, 0, 1, 2, 0], "uint8")).some_of_each()
+    assert few.images.ravel().tolist() == [1, 3, 4, 0, 2]
+    assert few.labels.tolist() == [0, 0, 1, 2, 2]
+    labels = np.array([[0, 0], [1, 1], [1, 0], [1, 1], [0, 1], [0, 1], [0, 1]], "uint8")
+    few = Examples(images, labels).some_of_each()
+    assert few.images.ravel().tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(few.labels, labels[1:4])
+
+
+def test_balanced_of_several_classes():
+    """As many of each as of the smallest, a new choice each time."""
+    labels = np.repeat([0, 1, 2], [9, 3, 5])
+    images = np.arange(17, dtype="uint8").reshape(17, 1, 1, 1)
+    batches = Batches(Examples(images, labels), 17, seed=0, balanced=True, outputs=3)
+    seen = set()
+    for epoch in range(20):
+        batches.epoch = epoch
+        numbers, targets = batches[0][0].ravel(), batches[0][1]
+        np.testing.assert_array_equal(targets.argmax(axis=1), labels[numbers])
+        assert targets.sum(axis=0).tolist() == [3, 3, 3]
+        assert {9, 10, 11} < set(numbers.tolist())
+        seen.add(tuple(sorted(numbers)))
+    assert len(seen) > 15
+
+
+def test_balanced_needs_every_class_and_one_for_each_image():
+    images = np.full((3, 4, 4, 1), 9, "uint8")
+    with pytest.raises(InputError, match=r"expected images of all 3 classes. Received: 0 of class 1$"):
+        Batches(Examples(images, np.array([0, 2, 2])), 4, seed=0, balanced=True, outputs=3)
+    with pytest.raises(InputError, match=r"balanced: expected false.*several labels.*Received: true"):
+        Batches(Examples(images, np.ones((3, 2), "uint8")), 4, seed=0, balanced=True, outputs=2)
+
+
 def test_balance():
     order = np.array([5, 3, 0, 4, 1, 2])
     np.testing.assert_array_equal(balance(order, np.array([1, 1, 0, 1, 1, 0])), [5, 3, 0, 2])

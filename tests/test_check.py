@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from patchnet_tf.config import load_config
-from patchnet_tf.data.check import check
-from patchnet_tf.data.sheet import SHOWN, THUMBNAIL, contact_sheet, thumbnail
+from patchnet_tf.data.check import TOLD, check
+from patchnet_tf.data.sheet import CLASSES, SHOWN, THUMBNAIL, chosen, contact_sheet, thumbnail
 from patchnet_tf.images.pictures import RED
 
 from .small import SMALL, image_folder, save
@@ -168,3 +168,121 @@ def test_thumbnail_with_the_outline_of_a_mask():
 
 def test_no_sheet_of_nothing():
     assert contact_sheet([], ("a", "b")) is None
+
+
+def blotches(seed, size=(20, 24)):
+    small = np.random.default_rng(seed).integers(0, 256, (5, 6), "uint8")
+    return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def class_folders(root, names, counts=(5, 2)):
+    """Different blotches; image k of class number n of train has the seed 1000 n + k."""
+    for number, name in enumerate(names):
+        for split, count in zip(("train", "val"), counts, strict=True):
+            for k in range(count):
+                pixels = blotches(1000 * number + k + 500 * (split == "val"))
+                save(root / split / name / f"{k}.png", pixels)
+    return root
+
+
+def test_several_classes(look, tmp_path):
+    root = class_folders(tmp_path / "images", "abc")
+    save(root / "masks" / "val" / "a" / "1__spots.png", np.eye(20, 24, dtype="uint8") * 255)
+    save(root / "masks" / "val" / "c" / "0__spots.png", np.zeros((20, 24), "uint8"))
+    (root / "train" / "c" / "4.png").write_bytes((root / "train" / "a" / "4.png").read_bytes())
+    for k, name in enumerate("abc"):
+        copied = (root / "train" / name / "0.png").read_bytes()
+        (root / "val" / "b" / f"again{k}.png").write_bytes(copied)
+    report = look("{kind: folder, path: images, mask: spots}")
+    assert report.images == {"train": 15, "val": 9}
+    assert report.counts["train", 2] == 5
+    assert report.counts["val", 1] == 5
+    assert report.leaks == {1: 3}
+    assert report.masks == 2
+    assert sum("a leak between splits" in line for line in report.errors) == 3
+    assert sum("it cannot be of several classes" in line for line in report.errors) == 1
+    assert len(report.errors) == 4
+    assert report.warnings == [f"{root}/val/c/0.png (val, c): its mask is empty"]
+
+
+def test_images_that_look_the_same(look, tmp_path):
+    root = class_folders(tmp_path / "images", "abc")
+    mirrored = blotches(1001)[:, ::-1]
+    save(root / "val" / "b" / "mirrored.png", np.ascontiguousarray(mirrored))
+    larger = cv2.resize(blotches(3), (48, 40), interpolation=cv2.INTER_CUBIC)
+    save(root / "train" / "a" / "larger.png", larger)
+    report = look("{kind: folder, path: images, size: [20, 24]}")
+    assert report.errors == []
+    between, within = report.warnings
+    assert between.startswith(
+        f"{root}/val/b/mirrored.png (val, b) looks like {root}/train/b/1.png (train, b), "
+    )
+    assert "a leak between splits if" in between
+    assert within.startswith("train: 2 images look like another one")
+    assert {f"{root}/train/a/3.png", f"{root}/train/a/larger.png"} < set(within.replace(",", " ").split())
+
+
+def test_many_that_look_the_same_are_counted(look, tmp_path):
+    root = class_folders(tmp_path / "images", "ab", counts=(13, 1))
+    for name, number in (("a", 0), ("b", 1)):
+        for k in range(13):
+            turned = np.ascontiguousarray(blotches(1000 * number + k)[::-1])
+            save(root / "val" / name / f"turned{k}.png", turned)
+    lines = look().warnings
+    assert len(lines) == TOLD + 1
+    assert lines[-1].startswith("26 images look like one of another split")
+    assert lines[-1].endswith("by class a 13, b 13")
+
+
+def test_no_search_among_too_many(look, tmp_path, monkeypatch):
+    monkeypatch.setattr("patchnet_tf.data.check.MOST", 10)
+    class_folders(tmp_path / "images", "abc")
+    assert look().warnings == [
+        "images that look the same are not looked for among more than 10. Received: 21"
+    ]
+
+
+def test_several_labels(look, tmp_path):
+    """An image counts at each of its labels, and is shown there; so are images without one."""
+    rows = ["path,split,labels,masks"]
+    labels = ["a", "a;b", "", "b;c", "c"]
+    for split in ("train", "val"):
+        for k, text in enumerate(labels):
+            save(tmp_path / "images" / split / f"{k}.png", blotches(k + 100 * (split == "val")))
+            rows.append(f"{split}/{k}.png,{split},{text},{'b:m.png;c:m.png' if k == 3 else ''}")
+    save(tmp_path / "images" / "m.png", np.zeros((20, 24), "uint8"))
+    (tmp_path / "images" / "list.csv").write_text("\n".join(rows))
+    section = "{kind: manifest, path: images/list.csv, classes: [a, b, c], multilabel: true}"
+    report = look(section)
+    assert report.errors == []
+    assert report.images == {"train": 5, "val": 5}
+    assert report.counts == {(split, k): 2 for split in ("train", "val") for k in range(3)}
+    assert report.masks == 4
+    of_image = f"{tmp_path}/images/train/3.png (train, b, c): its mask of"
+    assert [line for line in report.warnings if "train" in line] == [
+        f"{of_image} b is empty",
+        f"{of_image} c is empty",
+    ]
+    copied = (tmp_path / "images" / "train" / "2.png").read_bytes()
+    (tmp_path / "images" / "train" / "4.png").write_bytes(copied)
+    (line,) = look(section).errors
+    assert "2.png (train, no label), " in line
+    assert line.endswith("it cannot have different labels")
+
+
+@pytest.mark.parametrize(
+    ("classes", "images", "shown_classes", "shown"),
+    [(2, 30, 2, 24), (4, 30, 4, 24), (5, 30, 5, 8), (1000, 9, CLASSES, 8)],
+)
+def test_a_sheet_is_bounded(classes, images, shown_classes, shown):
+    """Of many classes evenly spaced ones, of each a row; classes 0 and the last are among them."""
+    kinds = [("train", (k,)) for k in range(classes) for _ in range(images)]
+    numbers = chosen(kinds, classes)
+    of_class = {kinds[number][1][0] for number in numbers}
+    assert (len(of_class), len(numbers)) == (shown_classes, shown_classes * shown)
+    assert {0, classes - 1} <= of_class
+
+
+def test_images_without_a_label_are_shown():
+    kinds = [("train", (0,))] * 3 + [("train", ())] * 3 + [("val", (1, 0))]
+    assert chosen(kinds, 2) == set(range(7))

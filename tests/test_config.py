@@ -151,6 +151,14 @@ def test_sections_of_published_data_have_their_defaults(write):
             "data.classes: expected two of brick, grass and gravel, class 0 first. "
             "Received: ['brick', 'brick']",
         ),
+        (
+            "model.share=0.3",
+            "model.share: expected 0.1, as model.pooling is mean: only topk uses it. Received: 0.3",
+        ),
+        (
+            "model={kind: patchnet, patch_size: 8, sharpness: 2.0, pooling: topk}",
+            "model.sharpness: expected 4, as model.pooling is topk: only lse uses it. Received: 2.0",
+        ),
         ("model.subnet.padding=full", 'model.subnet.padding: expected "same" or "valid". Received: \'full\''),
         (
             "training.learning_rate=.nan",

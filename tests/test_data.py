@@ -46,6 +46,8 @@ def test_folder_classes_can_be_chosen_and_turned_round(tmp_path):
     data = load(folder_data(tmp_path, classes=("dog", "cat")))
     assert data.class_names == ("dog", "cat")
     assert data.val.images[:, 0, 0, 0].tolist() == [128, 129, 130, 0, 1, 2]
+    with pytest.raises(InputError, match=r"folders dog, cat, cow; cow missing. Received: bird, cat, dog"):
+        load(folder_data(tmp_path, classes=("dog", "cat", "cow")))
     with pytest.raises(InputError, match=r"expected the class folders dog and cow. Received: bird, cat, dog"):
         load(folder_data(tmp_path, classes=("dog", "cow")))
 
@@ -102,6 +104,40 @@ def test_masks(tmp_path):
     save(tmp_path / "masks" / "val" / "dog" / "2__spots.png", mask[:5])
     with pytest.raises(InputError, match=r"2__spots.png: a mask has the size.*Received: \(5, 24\)"):
         load(folder_data(tmp_path, mask="spots"))
+
+
+def test_masks_of_several_classes(tmp_path):
+    """Of each class; a row belongs to the map of the image's class."""
+    image_folder(tmp_path)
+    for split in ("train", "val"):
+        for k in range(2):
+            save(tmp_path / split / "ant" / f"{k}.png", np.full((20, 24), 30 + k, "uint8"))
+    marked = {}
+    for k, (name, stem) in enumerate([("ant", 1), ("cat", 0), ("dog", 2)]):
+        marked[name] = np.zeros((20, 24), "uint8")
+        marked[name][k:, : 5 + k] = 255
+        save(tmp_path / "masks" / "val" / name / f"{stem}__spots.png", marked[name])
+    data = load(folder_data(tmp_path, mask="spots"))
+    assert (data.classes.names, data.classes.exclusive) == (("ant", "cat", "dog"), True)
+    assert data.train.labels.tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
+    assert data.train.labels.dtype == np.uint8
+    assert data.masked.images[:, 0, 0, 0].tolist() == [31, 0, 130]
+    assert data.masked.labels.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(data.masked.masks, np.stack([*marked.values()]) > 0)
+
+
+def test_many_classes(tmp_path):
+    """More than 256 need uint16; more than 1000 are refused."""
+    for k in range(257):
+        for split in ("train", "val"):
+            save(tmp_path / split / f"{k:04}" / "0.png", np.full((2, 3), k % 256, "uint8"))
+    labels = load(folder_data(tmp_path)).val.labels
+    assert labels.dtype == np.uint16
+    assert labels.tolist() == list(range(257))
+    for k in range(257, 1001):
+        (tmp_path / "train" / f"{k:04}").mkdir()
+    with pytest.raises(InputError, match=r"train: expected at most 1000 class folders.*Received: 1001"):
+        load(folder_data(tmp_path))
 
 
 def test_masks_keep_to_the_nearest_pixel(tmp_path):
