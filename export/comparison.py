@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..contract import HEATMAP, IMAGE, OUTPUTS, PROBABILITY
+from ..errors import PatchNetError
 from ..images.pixels import check_images
 from ..model.patchnet import PatchNet
 from ..serving import Predictor
@@ -20,7 +21,7 @@ VECTOR_PIXELS = 2**17  # numbers of test vectors' images or heatmaps: each is se
 GIVEN = 2  # of the images that a user gives, so many are compared
 
 
-class VerificationError(ArithmeticError):
+class VerificationError(PatchNetError, ArithmeticError):
     """An exported file computes something else than Keras."""
 
 

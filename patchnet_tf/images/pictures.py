@@ -673,12 +673,15 @@ def short_names(class_names: Sequence[str]) -> tuple[str, str]:
 def short_name(name: str) -> str:
     """Return the name of a class, cut where it is too long."""
     text = unicodedata.normalize("NFC", str(name))
+    # Beside the ends of a scale, or in P(1) = 0.3, a bare number says nothing.
+    text = f"class {text}" if text.isdecimal() else text
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3] + "..."
 
 
 def short_class(name: str) -> str:
     """Return the name of one of several classes, cut where it is too long."""
     text = unicodedata.normalize("NFC", str(name))
+    text = f"class {text}" if text.isdecimal() else text
     return text if len(text) <= LONGEST_CLASS else text[: LONGEST_CLASS - 1] + "…"
 
 

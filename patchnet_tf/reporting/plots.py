@@ -17,6 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 DPI = 130
+LONGEST = 42  # letters of a name in a legend
 INK, BLUE, RED = "#222222", "#0571b0", "#ca0020"  # the colours of overlays
 GRID = "#dddddd"
 # A page may give them other values, where it is dark.
@@ -227,7 +228,7 @@ def training(history: Sequence[Any], best_epoch: int | None) -> str:
         lower.set_ylim(min(0.45, lower.get_ylim()[0]), 1.02)
         lower.set_xlabel("epoch")
         lower.xaxis.get_major_locator().set_params(integer=True)
-        figure.legend(*upper.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
         return as_svg(figure)
 
 
@@ -250,11 +251,88 @@ def shares(curves: Mapping[str, tuple[Any, Any]], *, xlabel: str, ylabel: str) -
         axes = figure.subplots()
         styles = zip(cycle(COLOURS), cycle(DASHES), strict=False)
         for (name, (x, y)), (colour, style) in zip(curves.items(), styles, strict=False):
-            axes.plot(x, y, style, color=colour, linewidth=1.6, label=name)
+            label = name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+            axes.plot(x, y, style, color=colour, linewidth=1.6, label=label)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
         plain(axes)
-        figure.legend(loc="outside upper left", ncols=2, frameon=False)
+        # The page's font may be wider than the one that is measured here.
+        columns = 2 if all(len(name) <= LONGEST // 3 for name in curves) else 1
+        figure.legend(loc="outside upper left", ncols=columns, frameon=False)
         return as_svg(figure)
+
+
+def reliability(bins: Any, *, xlabel: str, ylabel: str) -> str:
+    """Draw how often a network is right over how sure it is; on the diagonal the two are the same.
+
+    Args:
+        bins: of equal width, with the attributes `counts`, `probability` and `share`, lists of as many
+            numbers, such as `results.Calibration`; a bin without a count is left out.
+        xlabel: the probability's axis.
+        ylabel: the share's axis.
+
+    Returns:
+        An <svg> element: points, with a bar for each from the diagonal, above bars of how many there are.
+
+    Example:
+        >>> svg = reliability(metrics.calibration(q, labels), xlabel="probability", ylabel="share")
+    """
+    counts = np.asarray(bins.counts)
+    x, y = (np.array(values, "float64")[counts > 0] for values in (bins.probability, bins.share))
+    with matplotlib.rc_context(SVG):
+        figure = Figure((4.6, 4.4), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        upper.plot((0, 1), (0, 1), ":", color=INK, linewidth=1)
+        upper.vlines(x, x, y, colors=RED, linewidth=1.5)
+        upper.plot(x, y, "o-", color=BLUE, linewidth=1.5, markersize=5)
+        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel=ylabel)
+        edges = np.linspace(0, 1, len(counts) + 1)
+        lower.bar(edges[:-1], counts, width=1 / len(counts), align="edge", color=GRID, edgecolor=INK)
+        lower.set(xlabel=xlabel, ylabel="count")
+        lower.yaxis.get_major_locator().set_params(integer=True)
+        for axes in (upper, lower):
+            plain(axes)
+        return as_svg(figure)
+
+
+def confusion(counts: Any, class_names: Sequence[str], *, title: str) -> np.ndarray:
+    """Draw a confusion matrix: a row for each true class, a column for each predicted one.
+
+    Args:
+        counts: (K, K), how many images.
+        class_names: K names; those of more than 20 characters are cut.
+        title: above the picture.
+
+    Returns:
+        (h, w, 3), uint8. A field is the darker the larger its share of its row; up to 30 classes the counts
+        stand in it, and only those that are not 0.
+
+    Raises:
+        ValueError: there is not a name for each row and column.
+
+    Example:
+        >>> save_png(confusion([[3, 1], [0, 4]], ("cat", "dog"), title="pets"), "confusion.png")
+    """
+    counts = np.asarray(counts)
+    if counts.shape != (len(class_names),) * 2:
+        raise ValueError(
+            f"Each row and column needs a name. Received: counts {counts.shape}, {len(class_names)} names"
+        )
+    side = 2.5 + 0.42 * min(len(counts), 30)
+    figure = page(side + 0.6, side, title)
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if len(counts) <= 30:
+        for row, column in np.argwhere(counts):
+            colour = "white" if share[row, column] > 0.6 else "black"
+            text = str(counts[row, column])
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    names = [name if len(name) <= 20 else name[:19] + "…" for name in class_names]
+    size = 9 if len(names) <= 30 else 5
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    return drawn(figure)
 
 
 def as_svg(figure: Figure) -> str:
