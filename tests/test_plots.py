@@ -1,6 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 
+from patchnet_tf.evaluation import metrics
 from patchnet_tf.reporting import plots
 
 
@@ -84,3 +87,28 @@ def test_by_patch_size_has_a_chart_for_each_figure_and_leaves_gaps():
     # A value that is there is drawn, one that is not is not.
     full = plots.by_patch_size([5, 9], {**one, "accuracy": [(0.9, 0.8, 1.0), (0.7, 0.6, 0.8)]}, title="t")
     assert (full < 60).sum() > (double < 60).sum()
+
+
+def test_reliability_draws_a_point_for_each_bin_that_has_images():
+    bins = metrics.calibration([0.1, 0.1, 0.9, 0.9], [0, 1, 1, 1], bins=5)
+    svg = plots.reliability(bins, xlabel="sure", ylabel="right")
+    assert svg.startswith("<svg")
+    assert re.findall(">(sure|right|count)<", svg) == ["right", "sure", "count"]
+    line = re.search(r'<path d="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n" clip-path[^>]*--blue', svg)
+    x1, y1, x2, y2 = map(float, line.groups())
+    diagonal = re.search(r'<path d="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n" clip-path[^>]*curr', svg)
+    left, zero, right, one = map(float, diagonal.groups())
+    assert [(x - left) / (right - left) for x in (x1, x2)] == pytest.approx([0.1, 0.9], abs=1e-3)
+    assert [(y - zero) / (one - zero) for y in (y1, y2)] == pytest.approx([0.5, 1.0], abs=1e-3)
+
+
+@pytest.mark.parametrize("classes", [2, 20, 47])
+def test_confusion_is_darkest_where_all_of_a_row_are(classes):
+    counts = 9 * np.roll(np.eye(classes, dtype=int), 1, axis=1)
+    picture = plots.confusion(counts, [f"a $x_{k}$ with a long name" for k in range(classes)], title="t")
+    dark = np.array([8, 48, 107])  # the end of Blues
+    rows, columns = np.nonzero((picture == dark).all(2))
+    assert len(rows) > 50 * classes
+    assert np.corrcoef(rows, columns)[0, 1] > 0.5 or classes == 2
+    with pytest.raises(ValueError, match="needs a name"):
+        plots.confusion(counts, ["a"], title="t")

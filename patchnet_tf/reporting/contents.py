@@ -15,6 +15,7 @@ class Contents:
     """Everything on a page.
 
     Attributes:
+        name: of the folder.
         results: every figure; those of a run are a comparison of one network.
         histories: the epochs of each network, by its slug.
         compared: whether several networks were compared.
@@ -23,6 +24,7 @@ class Contents:
         left_out: how many more of them there are.
     """
 
+    name: str
     results: results.Comparison
     histories: dict[str, list[Row]]
     compared: bool
@@ -51,7 +53,8 @@ def read_comparison(folder: Path) -> Contents:
     compared = results.Comparison.read(folder / "comparison.json")
     histories = {model.slug: read_history(folder / model.slug / "history.csv") for model in compared.models}
     groups = read_groups(folder / "maps", compared)
-    return Contents(compared, histories, compared=True, groups=groups, pictures=[], left_out=0)
+    name = folder.resolve().name
+    return Contents(name, compared, histories, compared=True, groups=groups, pictures=[], left_out=0)
 
 
 def read_run(folder: Path) -> Contents:
@@ -70,6 +73,7 @@ def read_run(folder: Path) -> Contents:
         seconds_per_epoch=seconds_per_epoch(history) if history else None,
         validation=measured.validation if measured else None,
         test=measured.test if measured else None,
+        **({name: getattr(measured, name) for name in results.ByClass.model_fields} if measured else {}),
     )
     method = results.Method(
         slug="run",
@@ -77,12 +81,14 @@ def read_run(folder: Path) -> Contents:
         model="run",
         min_max_normalized=config.model.min_max_normalized,
         localization=measured.localization if measured else None,
+        localization_per_class=measured.localization_per_class if measured else None,
     )
     as_comparison = results.Comparison(
         date=measured.date if measured else None,
         versions=measured.versions if measured else {},
         name=config.name,
-        class_names=config.data.classes or ("class 0", "class 1"),
+        class_names=(model.classes or config.data.classes) or ("class 0", "class 1"),
+        multilabel=model.multilabel,
         masks=measured.masks if measured else None,
         models=[model],
         methods=[method],
@@ -90,5 +96,11 @@ def read_run(folder: Path) -> Contents:
     )
     pictures, left_out = read_pictures(folder / "heatmaps", as_comparison.masks)
     return Contents(
-        as_comparison, {"run": history}, compared=False, groups=[], pictures=pictures, left_out=left_out
+        folder.resolve().name,
+        as_comparison,
+        {"run": history},
+        compared=False,
+        groups=[],
+        pictures=pictures,
+        left_out=left_out,
     )

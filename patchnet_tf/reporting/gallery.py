@@ -20,6 +20,14 @@ BETWEEN = 8  # of the others
 SIDE = 192  # pixels of the longer side of a picture in the grid; larger ones are reduced
 PICTURES = 8  # from a run's heatmaps/
 WIDTH = 1000  # pixels of such a picture
+MAPS = 12  # of an image, over all methods; but at least 2 of each
+
+
+class Map(NamedTuple):
+    """A map of an image as data URI, and the class that it is of; None for both of two classes."""
+
+    uri: str
+    number: int | None
 
 
 class Case(NamedTuple):
@@ -28,7 +36,7 @@ class Case(NamedTuple):
     image: Image
     picture: str
     mask: str
-    maps: dict[str, str]  # by method
+    maps: dict[str, list[Map]]  # by method; of several classes the most probable first, then the true ones
 
 
 class Group(NamedTuple):
@@ -68,16 +76,44 @@ def read_groups(folder: Path, results: Comparison) -> list[Group]:
             results.images[k],
             data_uri(reduced(pictures.rgb(pictures.check_image(images[k])), SIDE)),
             "" if masks is None else data_uri(reduced(np.where(masks[k], 255, 0).astype("uint8"), SIDE)),
-            {
-                slug: data_uri(pictures.grey(reduced(pictures.check_heatmap(of_method[k]), SIDE)))
-                for slug, of_method in maps.items()
-            },
+            {m.slug: maps_of(results, m.model, results.images[k], maps[m.slug][k]) for m in results.methods},
         )
 
     try:
         return [Group(heading, [case(k) for k in chosen]) for heading, chosen in choose(results) if chosen]
     except ValueError as error:
         raise InputError(f"{folder}: {one_line(error)}") from None
+
+
+def maps_of(results: Comparison, model: str, image: Image, maps: np.ndarray) -> list[Map]:
+    """Draw the map (H, W) that a method has of an image, or those of some of its classes (H, W, K)."""
+    if maps.ndim == 2:
+        number = image.label if isinstance(image.label, int) else None
+        number = None if is_binary(results) else number
+        return [Map(data_uri(pictures.grey(reduced(pictures.check_heatmap(maps), SIDE))), number)]
+    classes = len(results.class_names)
+    if maps.shape[2] != classes:
+        raise ValueError(f"expected maps of {classes} classes. Received: {maps.shape[2]}")
+    q = np.asarray(image.probability.get(model, np.zeros(classes)), "float64")
+    most = max(2, MAPS // len(results.methods))
+    chosen = pictures.choose_classes(np.nan_to_num(q), labels_of(image), most)
+    small = reduced(pictures.check_heatmaps(maps)[..., chosen], SIDE).reshape(-1, len(chosen))
+    size = reduced(maps[..., 0], SIDE).shape
+    return [
+        Map(data_uri(pictures.grey(small[:, k].reshape(size))), number) for k, number in enumerate(chosen)
+    ]
+
+
+def is_binary(results: Comparison) -> bool:
+    """Return whether there are two exclusive classes, whose map is one."""
+    return len(results.class_names) == 2 and not results.multilabel
+
+
+def labels_of(image: Image) -> list[int]:
+    """Return the numbers of an image's true classes."""
+    if image.label is None:
+        return []
+    return image.label if isinstance(image.label, list) else [image.label]
 
 
 def choose(results: Comparison) -> list[tuple[str, list[int]]]:
@@ -105,13 +141,14 @@ def auroc_of(image: Image, method: str) -> float:
 def read_pictures(folder: Path, masks: str | None) -> tuple[list[Picture], int]:
     """Return pictures of a run's heatmaps/, and how many there are besides.
 
-    They are the strip of masked images, the last snapshot of training, and overlays, in this order; the
-    heatmaps without a legend, and other people's pictures, are not among them.
+    They are the strip of masked images or, where there are none, of validation images, the last snapshot of
+    training, strips of several classes and overlays, in this order; the heatmaps without a legend, and other
+    people's pictures, are not among them.
     """
     paths = sorted(folder.glob("[!.]*.png"))
-    drawn = [path for path in paths if path.stem == masks]
+    drawn = [path for path in paths if path.stem in (masks, "validation")]
     drawn += [path for path in paths if re.fullmatch(r"epoch_\d+", path.stem)][-1:]
-    drawn += [path for path in paths if path.stem.endswith("_overlay")]
+    drawn += [path for path in paths if path.stem.endswith(("_classes", "_overlay"))]
     shown = [(path.stem, decode(path.read_bytes(), 3, what=str(path))) for path in drawn[:PICTURES]]
     return [Picture(name, data_uri(reduced(pixels, WIDTH))) for name, pixels in shown], len(drawn) - len(
         shown

@@ -1,5 +1,18 @@
-// Turns the headings of tables with class="sortable" into buttons that sort the rows.
+// Turns the headings of tables with class="sortable" into buttons that sort the rows, and lets people choose
+// the class whose maps are shown.
 "use strict";
+for (const chooser of document.querySelectorAll(".chooser")) {
+  chooser.hidden = false;
+  const select = chooser.querySelector("select");
+  const show = () => {
+    for (const map of document.querySelectorAll(".map")) {
+      const own = select.value === "own" && "own" in map.dataset;
+      map.hidden = !(own || select.value === "all" || select.value === map.dataset.class);
+    }
+  };
+  select.addEventListener("change", show);
+  show();
+}
 document.querySelectorAll(".sorting").forEach((hint) => { hint.hidden = false; });
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
