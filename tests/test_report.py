@@ -13,6 +13,7 @@ import pytest
 from patchnet_tf.config import load_config
 from patchnet_tf.errors import InputError
 from patchnet_tf.evaluation import metrics
+from patchnet_tf.evaluation.results import Comparison, Image, Method, Model
 from patchnet_tf.reporting import gallery, plots
 from patchnet_tf.reporting import page as page_module
 from patchnet_tf.reporting.report import write_report
@@ -492,6 +493,204 @@ def test_charts_draw_every_epoch():
 def test_names_in_charts_are_text():
     svg = plots.shares({"a <b> $x_1$": ([0, 1], [0, 1])}, xlabel="x", ylabel="y")
     assert ">a &lt;b&gt; $x_1$<" in svg
+
+
+def several(folder, classes=6, *, multilabel=False, n=6, size=(6, 8)):
+    """Leave a comparison of one network of several classes; returns it, and the maps (N, H, W, K)."""
+    rng = np.random.default_rng(classes)
+    (folder / "maps").mkdir(parents=True)
+    (folder / "net").mkdir()
+    (folder / "net" / "history.csv").write_text(HISTORY)
+    names = (EVIL, *(f"class with number {k}" for k in range(1, classes)))
+    q, truth = rng.dirichlet(np.ones(classes), 60), rng.integers(0, classes, 60)
+    limits = None
+    if multilabel:
+        q, truth = rng.random((60, classes)), rng.integers(0, 2, (60, classes))
+        limits = list(metrics.choose_thresholds(q, truth))
+    whole, by_class = metrics.classification_of_classes(q, truth, limits)
+    maps = rng.dirichlet(np.ones(classes), (n, *size)).astype("float32")
+    masks, owners = rng.random((n, *size)) < 0.4, np.arange(n) % classes
+    own = maps[np.arange(n), ..., owners]
+    np.save(folder / "maps" / "images.npy", rng.integers(0, 256, (n, *size, 3), "uint8"))
+    np.save(folder / "maps" / "masks.npy", masks)
+    np.save(folder / "maps" / "map.npy", maps)
+    model = Model(
+        slug="net",
+        label="Net",
+        kind="patchnet",
+        validation=whole,
+        classes=names,
+        multilabel=multilabel,
+        per_class=dict(zip(names, by_class, strict=True)),
+        confusion=None if multilabel else metrics.confusion_matrix(q, truth).tolist(),
+        thresholds=limits,
+        thresholds_by="youden" if multilabel else None,
+        calibration=metrics.calibration(q, truth),
+    )
+    located = metrics.localization_by_class(own, masks, owners, classes)
+    method = Method(
+        slug="map",
+        label="Map",
+        model="net",
+        min_max_normalized=False,
+        localization=metrics.localization(own, masks),
+        localization_per_class=dict(zip(names, located, strict=True)),
+    )
+    images = [
+        Image(
+            name=f"image_{k}",
+            label=[int(owners[k])] if multilabel else int(owners[k]),
+            probability={"net": maps[k].mean((0, 1)).tolist()},
+            localization={"map": {"auroc": metrics.auroc(own[k], masks[k])}},
+        )
+        for k in range(n)
+    ]
+    results = Comparison(
+        name="config",
+        class_names=names,
+        multilabel=multilabel,
+        masks="ears",
+        models=[model],
+        methods=[method],
+        images=images,
+    )
+    results.write(folder / "comparison.json")
+    return results, maps
+
+
+@pytest.mark.parametrize(("classes", "multilabel"), [(3, False), (31, False), (4, True)])
+def test_figures_of_each_class(tmp_path, classes, multilabel):
+    results, _ = several(tmp_path / "cells", classes, multilabel=multilabel)
+    page = read(tmp_path / "cells")
+    model, text = results.models[0], (tmp_path / "cells" / "report.html").read_text()
+    assert "<title>cells: " in text
+    assert "Configuration: config." in text
+    assert EVIL not in text
+
+    head, *rows = page.tables["classes-1"]
+    assert head[1:6] == ["images", "recall", "precision", "AUROC", "average precision"]
+    for k, (row, (name, of)) in enumerate(zip(rows, model.per_class.items(), strict=True)):
+        figures = [shown(*map(number, of[measure][:3])) for measure in page_module.BY_CLASS]
+        limit = [shown(model.thresholds[k])] if multilabel else []
+        assert row == [name, str(of["recall"].images), *figures, *limit]
+
+    if multilabel:
+        assert "confusion-1" not in page.tables
+        assert "chosen on validation images by Youden’s index" in text
+    elif classes <= page_module.CONFUSED:
+        assert [row[1:] for row in page.tables["confusion-1"][1:]] == [
+            list(map(str, row)) for row in model.confusion
+        ]
+    else:
+        _, *rows = page.tables["confusion-1"]
+        assert len(rows) == page_module.CONFUSED
+        wrong = np.array(model.confusion) * (1 - np.eye(classes, dtype=int))
+        assert [int(row[2]) for row in rows] == np.sort(wrong.ravel())[::-1][: len(rows)].tolist()
+        for truth, predicted, count, _ in rows:
+            place = results.class_names.index(truth), results.class_names.index(predicted)
+            assert int(count) == wrong[place]
+    assert f"ECE {model.calibration.error:.3f}, temperature {model.calibration.temperature:.2f}" in text
+
+    _, *rows = page.tables["located-1"]
+    for row, of in zip(rows, results.methods[0].localization_per_class.values(), strict=True):
+        assert row[1] == shown(*map(number, of["auroc"][:3]))
+        assert row[-1] == str(of["auroc"].images)
+
+
+def test_maps_of_an_image_begin_with_the_predicted_and_the_true_class(tmp_path):
+    results, maps = several(tmp_path / "cells")
+    page = read(tmp_path / "cells")
+    order = [attributes["alt"] for attributes in page.all("img")[1:]]
+    for k, image in enumerate(results.images):
+        start = order.index(image.name)
+        q = image.probability["net"]
+        expected = list(dict.fromkeys([int(np.argmax(q)), image.label, *np.argsort(q)[::-1].tolist()]))
+        assert order[start + 2 : start + 2 + 6] == [f"map, Map, {results.class_names[c]}" for c in expected]
+        for j, c in enumerate(expected):
+            picture = decoded(page.all("img")[1:][start + 2 + j]["src"])
+            np.testing.assert_array_equal(picture, np.rint(255 * maps[k, ..., c]))
+    own = [attributes["data-class"] for attributes in page.all("div") if "data-own" in attributes]
+    assert len(own) == sum(len({int(np.argmax(i.probability["net"])), i.label}) for i in results.images)
+
+
+def test_decisions_in_the_table_of_images(tmp_path):
+    results, _ = several(tmp_path / "cells")
+    for image, row in zip(results.images, read(tmp_path / "cells").tables["images"][2:], strict=True):
+        q = image.probability["net"]
+        predicted = int(np.argmax(q))
+        wrong = " ✗" if predicted != image.label else ""
+        assert row[1] == results.class_names[image.label]
+        assert row[2] == f"{q[predicted]:.3f}{wrong} {results.class_names[predicted]}"
+    results, _ = several(tmp_path / "leaves", 4, multilabel=True)
+    for image, row in zip(results.images, read(tmp_path / "leaves").tables["images"][2:], strict=True):
+        q, limits = np.array(image.probability["net"]), np.array(results.models[0].thresholds)
+        given = np.flatnonzero(q > limits).tolist()
+        names = ", ".join(results.class_names[k] for k in given) or "none"
+        assert row[2] == f"{q.max():.3f}{'' if given == image.label else ' ✗'} {names}"
+
+
+def test_one_map_of_an_image_of_several_classes(tmp_path):
+    _, maps = several(tmp_path / "cells", 3)
+    np.save(tmp_path / "cells" / "maps" / "map.npy", maps[..., 0])
+    assert len(read(tmp_path / "cells").all("img")) == 1 + 3 * 6
+    np.save(tmp_path / "cells" / "maps" / "map.npy", maps[..., :2])
+    with pytest.raises(InputError, match="expected maps of 3 classes"):
+        write_report(tmp_path / "cells")
+
+
+def test_a_run_of_several_classes_without_masks(run):
+    results, _ = several(run.parent / "cells", 3)
+    model = results.models[0].model_dump(mode="json")
+    kept = {name: model[name] for name in ("validation", "classes", "per_class", "confusion", "calibration")}
+    (run / "metrics.json").write_text(json.dumps(kept))
+    (run / "heatmaps" / "collages.png").rename(run / "heatmaps" / "validation.png")
+    page = read(run)
+    assert {"classification", "classes-1", "confusion-1"} == set(page.tables)
+    assert "Heatmaps: validation" in [attributes["alt"] for attributes in page.all("img")]
+    assert "tells 3 classes apart" in (run / "report.html").read_text()
+
+
+# Chooses a class on a phone and on a screen, and sends what it saw.
+CHOOSER = """<!doctype html><iframe id="page" style="width: 390px; height: 800px"></iframe><script>
+const frame = document.getElementById("page");
+const seen = { overflow: {}, shown: {} };
+const open = (width) => new Promise((done) => {
+  frame.style.width = width + "px";
+  frame.onload = done;
+  frame.src = "report.html?" + width;
+});
+addEventListener("load", async () => {
+  for (const width of [390, 1280]) {
+    await open(width);
+    const root = frame.contentDocument.documentElement;
+    seen.overflow[width] = root.scrollWidth - root.clientWidth;
+  }
+  const page = frame.contentDocument;
+  const select = page.querySelector(".chooser select");
+  for (const option of select.options) {
+    select.value = option.value;
+    select.dispatchEvent(new Event("change"));
+    const maps = [...page.querySelectorAll(".map")].filter((map) => map.getBoundingClientRect().height > 0);
+    seen.shown[option.value] = maps.map((map) => [map.dataset.class, "own" in map.dataset]);
+  }
+  await fetch("done", { method: "POST", body: JSON.stringify(seen) });
+});
+</script>"""
+
+
+def test_a_class_to_choose_in_a_browser(tmp_path):
+    browser = shutil.which("chromium")
+    if not browser:
+        pytest.skip("needs chromium")
+    several(tmp_path / "cells")
+    write_report(tmp_path / "cells")
+    seen, console = visit(browser, tmp_path / "cells", CHOOSER)
+    assert console == []
+    assert seen["overflow"] == {"390": 0, "1280": 0}
+    assert len(seen["shown"]["all"]) == 6 * 6
+    assert seen["shown"]["own"] == [place for place in seen["shown"]["all"] if place[1]]
+    for k in range(6):
+        assert [number for number, _ in seen["shown"][str(k)]] == [str(k)] * 6
 
 
 # Opens the report on a phone and on a screen, sorts by each heading twice, and sends what it saw.
