@@ -792,6 +792,21 @@ def test_content_types(served, pool, direct, kind):
     assert np.float32(answer.json()["predictions"][0]) == np.float32(direct.probability(IMAGE))
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_documented_commands(served, direct, tmp_path):
+    """The lines with curl in docs/serving.md, as they stand there but for the address."""
+    guide = (Path(__file__).parents[1] / "docs" / "serving.md").read_text()
+    commands = [block for block in re.findall(r"```sh\n(.*?)```", guide, re.DOTALL) if "curl" in block]
+    assert commands
+    (tmp_path / "cell.png").write_bytes(encoded(IMAGE))
+    for command in commands:
+        local = command.replace("127.0.0.1:8080", f"127.0.0.1:{served.http}")
+        done = subprocess.run(["bash", "-c", local], cwd=tmp_path, capture_output=True, check=True)
+        answer = json.loads(done.stdout)["predictions"][0]
+        probability = answer if isinstance(answer, float) else answer["probability"]
+        assert np.float32(probability) == np.float32(direct.probability(IMAGE))
+
+
 def test_rows(served, pool, direct):
     """Images of several sizes, as pixels and as files, in TF Serving's row format."""
     other = np.ascontiguousarray(IMAGE[:7])
@@ -1318,6 +1333,14 @@ def test_workers_do_not_outlive_their_parent(path, tmp_path):
     [
         (lambda folder, path: folder / "gone", "there is no such file or folder"),
         (lambda folder, path: folder, "no exported model"),
+        (
+            lambda folder, path: (folder / "model.keras").write_bytes(b"x") and folder / "model.keras",
+            "model.keras: not an exported model; export it first: patchnet export ",
+        ),
+        (
+            lambda folder, path: (folder / "model.keras").write_bytes(b"x") and folder,
+            "not an exported model; export it first: patchnet export ",
+        ),
         (lambda folder, path: (folder / "a.onnx").write_bytes(b"x") and folder / "a.onnx", "cannot load it"),
     ],
 )

@@ -11,6 +11,7 @@ import urllib3
 import patchnet_tf as pn
 from patchnet_tf.contract import Contract
 from patchnet_tf.errors import InputError, TooLargeError
+from patchnet_tf.evaluation.results import Run
 from patchnet_tf.export import VerificationError, to_onnx, to_saved_model, verify
 from patchnet_tf.serving import Client, Predictor, protocols
 from patchnet_tf.serving.batcher import Batcher
@@ -287,3 +288,25 @@ def test_metadata_says_the_classes(served):
     outputs = said["signature_def"]["signature_def"]["serving_default"]["outputs"]
     sizes = [dim["size"] for dim in outputs["heatmap"]["tensor_shape"]["dim"]]
     assert sizes == ["-1", "-1", "-1", "3"]
+
+
+def test_thresholds_of_a_run(patchnet, tmp_path):
+    """An export carries the thresholds that the evaluation of its run chose."""
+    model, (names, _) = paper("four labels"), KINDS["four labels"]
+    run, listed = tmp_path / "run", ", ".join(names)
+    run.mkdir()
+    model.save(run / "model.keras")
+    (run / "config.yaml").write_text(
+        f"name: run\ndata: {{kind: manifest, path: gone.csv, classes: [{listed}], multilabel: true}}\n"
+        "model: {patch_size: 5, subnet: {filters: 4, depth: 2}}\ntraining: {epochs: 1}\n"
+    )
+    for thresholds, warnings in ((None, 2), ([0.5, 0.25, 0.75, 0.125], 1)):
+        if thresholds:
+            results = Run(validation={}, classes=names, multilabel=True, thresholds=thresholds)
+            results.write(run / "metrics.json")
+        code, _, stderr = patchnet("export", run, "--overwrite")
+        assert (code, stderr.count("warning: ")) == (0, warnings), stderr
+        assert ("metrics.json: no thresholds of the labels" in stderr) == (not thresholds)
+        contract = Predictor(run / "export" / "run.onnx").contract
+        assert contract.thresholds == tuple(thresholds or [0.5] * 4)
+        assert contract.classes.names == names

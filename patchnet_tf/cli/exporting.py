@@ -52,7 +52,8 @@ def export(
     The new file is run in its own runtime and compared with Keras, on held-back images of the run and on
     generated ones; where a probability or a pixel of a heatmap differs by more than 0.0001 (float16: 0.005),
     nothing is written and the exit code is 1. Beside it are written verification.json (the differences),
-    MANIFEST.json (sha256) and test vectors (images and answers, to check an application with).
+    MANIFEST.json (sha256) and test vectors (images and answers, to check an application with). Of labels the
+    file carries the thresholds that `patchnet evaluate` chose.
 
     Example: patchnet export runs/cells --format both --out served/cells
     """
@@ -98,6 +99,7 @@ def export_run(folder: Path, file_format: str, out: Path | None, *, overwrite: b
     paths = exporter.formats.places(folder, out, formats)
     settings: dict[str, Any] = {
         "class_names": config.data.classes,
+        "thresholds": thresholds_of(folder) if model.multilabel else None,
         "metadata": exporter.metadata.describe_run(folder, config),
         "images": held_back(config),
     }
@@ -130,6 +132,18 @@ def open_patchnet(folder: Path) -> "tuple[Config, Any]":
             f"Received: model.kind {config.model.kind}"
         )
     return config, model
+
+
+def thresholds_of(folder: Path) -> list[float] | None:
+    """Return the thresholds of a run's labels, as `patchnet evaluate` left them; None where it did not."""
+    from ..evaluation.results import Run
+    from ..training.run import METRICS
+
+    path = folder / METRICS
+    thresholds = Run.read(path).thresholds if path.is_file() else None
+    if thresholds is None:
+        say("warning", f"{path}: no thresholds of the labels; the file calls an image a label above 0.5")
+    return thresholds
 
 
 def say_differences(verification: Any) -> None:

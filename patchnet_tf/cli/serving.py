@@ -65,6 +65,8 @@ def serve(
     with one_line_errors():
         if not model.exists():
             raise InputError(f"{model}: there is no such file or folder")
+        if run := run_of(model):
+            raise InputError(f"{model}: not an exported model; export it first: patchnet export {run}")
         name = name or (model.stem if model.is_file() else model.resolve().name)
         if not host:
             raise InputError("--host: expected an address. Received: an empty text")
@@ -98,3 +100,10 @@ def serve(
             server.serve(options, announce)
         except (ValueError, RuntimeError) as error:
             raise InputError(str(error)) from None
+
+
+def run_of(model: Path) -> Path | None:
+    """Return the run that someone names, by its folder or its model.keras, in place of an exported model."""
+    if model.suffix == ".keras":
+        return model.parent
+    return model if (model / "model.keras").is_file() else None

@@ -161,7 +161,9 @@ def check_head(scope: dict, headers: dict[bytes, str], limits: Limits) -> None:
         raise too_long(limits)
     kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
     if kind not in JSON_TYPES:
-        raise FormatError(f"content-type: expected application/json. Received: {kind[:64]}")
+        raise FormatError(
+            f"content-type: expected application/json, with image files in base64. Received: {kind[:64]}"
+        )
     coding = headers.get(b"content-encoding", "identity").strip().lower()
     if coding != "identity":
         raise FormatError(f"content-encoding: expected none. Received: {coding[:64]}")
