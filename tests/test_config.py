@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -407,3 +408,13 @@ def test_identity_is_all_but_what_may_change():
     assert other.identity() == config.identity()
     other = config.model_copy(update={"training": Training(seed=3)})
     assert other.identity() != config.identity()
+
+
+def test_documented_data_sections(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    kinds = []
+    for block in blocks:
+        (tmp_path / "a.yaml").write_text(block)
+        kinds.append(load_config(tmp_path / "a.yaml").data.kind)
+    assert kinds == ["folder", "manifest"]
