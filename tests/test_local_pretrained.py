@@ -129,7 +129,7 @@ def test_a_file_that_was_cut_off_is_refused(share, tmp_path):
     data = lite.weights_file().read_bytes()
     (tmp_path / "cut.pth").write_bytes(data[: int(share * len(data))])
     with pytest.raises(InputError, match=r"cut.pth is not a file of PyTorch weights that can be read: .+"):
-        pn.local_network("efficientnet_lite0", patch_size=35, weights=tmp_path / "cut.pth")
+        read_torch_file(tmp_path / "cut.pth")
 
 
 def test_weights_that_are_missing_or_do_not_fit_are_one_line(tmp_path):
