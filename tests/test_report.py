@@ -518,6 +518,7 @@ def several(folder, classes=6, *, multilabel=False, n=6, size=(6, 8)):
         slug="net",
         label="Net",
         kind="patchnet",
+        parameters=1234,
         validation=whole,
         classes=names,
         multilabel=multilabel,

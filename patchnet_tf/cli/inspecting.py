@@ -7,7 +7,7 @@ import typer
 
 from .console import Reporter, heavy_imports, one_line_errors, say, show
 from .options import ConfigFile, Overrides, RunFolder, read_config
-from .tables import data_table, evaluation_table, explained_table
+from .tables import data_table, evaluation_tables, explained_table
 
 SIZES_SHOWN = 6  # of images, in `patchnet data check`
 
@@ -135,7 +135,8 @@ def evaluate_run(folder: Path) -> None:
 
     with Reporter() as progress:
         measured = measure(folder, progress=progress)
-    show(evaluation_table(measured))
+    for table in evaluation_tables(measured):
+        show(table)
     write_page(folder)
 
 

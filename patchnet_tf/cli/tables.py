@@ -1,8 +1,10 @@
 """Tables of figures, for stdout."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
 
 from .console import Table
 
@@ -10,6 +12,12 @@ if TYPE_CHECKING:
     from ..evaluation.results import Comparison, Mean, Run
 
 CLASSIFIED = ("loss", "accuracy", "auroc")  # columns of a comparison's table of networks
+BY_CLASS = ("recall", "precision", "auroc", "average_precision")  # and of its table of classes
+NETWORKS = 4  # columns of a table that has one for each network
+CONFUSED = 8  # classes of a confusion matrix that fits 80 columns
+MISTAKES = 10  # that are listed of more classes
+LONGEST = 22  # letters of a class's number and name
+CLASSIFIED_BY_CLASS = ("accuracy", "balanced_accuracy", "auroc")  # of several classes
 LOCATED = ("exact_match", "recall", "auroc")  # and of its table of maps: those of the paper
 
 
@@ -54,18 +62,93 @@ def classes_table(checked: Any) -> Table:
 
 
 def evaluation_table(measured: "Run") -> Table:
-    """Tabulate what `patchnet evaluate` measured."""
-    from ..evaluation.metrics import TITLES
+    """Tabulate what `patchnet evaluate` measured, over all classes."""
+    from ..evaluation.metrics import CLASS_TITLES, TITLES
 
+    titles = CLASS_TITLES | TITLES
     table = Table("measure", "value (95 % interval)", "images")
     for split, measures in (("validation", measured.validation), ("test", measured.test)):
         for name, mean in (measures or {}).items():
             images = str(mean.images + mean.skipped)
-            table.add_row(f"{split} {TITLES.get(name, name)}", with_interval(mean), images)
+            table.add_row(f"{split} {titles.get(name, name)}", with_interval(mean), images)
     for name, mean in (measured.localization or {}).items():
         title = f"{TITLES.get(name, name)} ({measured.masks})"
         table.add_row(title, with_interval(mean), str(mean.images))
     return table
+
+
+def evaluation_tables(measured: "Run") -> Iterator[Table]:
+    """Give the tables of `patchnet evaluate`: the figures of all classes, and of several those of each.
+
+    The figures of each class are those of the test images, where there are any, or else of the validation
+    images. A confusion matrix of more than 8 classes does not fit a terminal: of those, the most frequent
+    mistakes are listed.
+    """
+    yield evaluation_table(measured)
+    names, what = measured.classes or (), "label" if measured.multilabel else "class"
+    tested = measured.test is not None
+    split = "test" if tested else "validation"
+    if figures := measured.test_per_class if tested else measured.per_class:
+        table = Table(what, "images", title=f"{split} images", caption="AP: average precision")
+        for heading in ("recall", "prec.", "AUROC", "AP"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        limits = measured.thresholds
+        if limits:
+            table.add_column("threshold", justify="right", no_wrap=True)
+        for k, of_class in enumerate(figures.values()):
+            images = str(of_class["recall"].images) if "recall" in of_class else ""
+            cells = [bare(of_class.get(measure)) for measure in BY_CLASS]
+            table.add_row(numbered(k, names), images, *cells, *([f"{limits[k]:.3f}"] if limits else []))
+        yield table
+    counts = measured.test_confusion if tested else measured.confusion
+    if counts and len(names) <= CONFUSED:
+        table = Table("true", title=f"{split} images by true and predicted class")
+        for k in range(len(names)):
+            table.add_column(str(k), justify="right", no_wrap=True)
+        for k, row in enumerate(counts):
+            table.add_row(numbered(k, names), *(str(count) if count else "·" for count in row))
+        yield table
+    elif counts:
+        wrong = [(row, k, j) for k, of in enumerate(counts) for j, row in enumerate(of) if k != j and row]
+        wrong.sort(key=lambda mistake: -mistake[0])
+        table = Table("true", "predicted", "images", title=f"most frequent mistakes, {split} images")
+        for count, k, j in wrong[:MISTAKES]:
+            table.add_row(numbered(k, names), numbered(j, names), str(count))
+        yield table
+    if measured.localization_per_class:
+        table = Table(
+            "label" if measured.multilabel else "class", "images", title=f"maps against {measured.masks}"
+        )
+        for heading in ("exact match", "recall", "AUROC"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for k, of_class in enumerate(measured.localization_per_class.values()):
+            images = str(of_class["exact_match"].images) if "exact_match" in of_class else ""
+            table.add_row(numbered(k, names), images, *(bare(of_class.get(measure)) for measure in LOCATED))
+        yield table
+    if measured.calibration:
+        table = Table("calibration", "error (ECE)", "temperature")
+        fitted = measured.calibration
+        table.add_row("validation", f"{fitted.error:.3f}", f"{fitted.temperature:.2f}")
+        if measured.test_calibration:
+            table.add_row("test", f"{measured.test_calibration.error:.3f}", "")
+        yield table
+
+
+def batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Give items in lists of `size`, the last of which may be shorter."""
+    items = list(items)
+    return (items[k : k + size] for k in range(0, len(items), size))
+
+
+def bare(mean: "Mean | None") -> str:
+    """Write a mean without its interval."""
+    return "" if mean is None else "–" if math.isnan(mean.mean) else f"{mean.mean:.3f}"
+
+
+def numbered(k: int, names: Sequence[str]) -> str:
+    """Return a class's number and name, cut so that a table keeps to 80 columns."""
+    text = f"{k}: {names[k]}"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def convergence_table(points: dict[str, Any]) -> Table:
@@ -83,18 +166,22 @@ def convergence_table(points: dict[str, Any]) -> Table:
 
 def comparison_tables(compared: "Comparison") -> Iterator[Table]:
     """Give the tables of a comparison: the networks, their training, and their maps."""
-    from ..evaluation.metrics import TITLES
+    from ..evaluation.metrics import CLASS_TITLES, TITLES
     from ..evaluation.results import count_images
 
-    def cell(mean: "Mean") -> str:
+    titles = CLASS_TITLES | TITLES
+    binary = len(compared.class_names) == 2 and not compared.multilabel
+    classified = CLASSIFIED if binary else CLASSIFIED_BY_CLASS
+
+    def cell(mean: "Mean") -> Text:
         counted = f", {mean.images} images" if mean.skipped else ""
-        return with_interval(mean).replace(" (", "\n(") + counted
+        return Text(with_interval(mean).replace(" (", "\n(") + counted)  # of two lines
 
     for split in ("validation", "test"):
         measured = {model.label: getattr(model, split) for model in compared.models if getattr(model, split)}
-        table = Table("model", *(TITLES.get(name, name) for name in CLASSIFIED))
+        table = Table("model", *(titles.get(name, name) for name in classified))
         for label, measures in measured.items():
-            table.add_row(label, *(cell(measures[name]) for name in CLASSIFIED))
+            table.add_row(label, *(cell(measures[name]) for name in classified))
         if measured:
             table.title = f"{split}, {count_images(next(iter(measured.values())))} images"
             yield table
@@ -105,6 +192,17 @@ def comparison_tables(compared: "Comparison") -> Iterator[Table]:
             model.label, str(model.epochs), f"{model.seconds_per_epoch:.2f}", f"{model.parameters:,}"
         )
     yield table
+
+    for split in ("validation", "test"):
+        field = "per_class" if split == "validation" else "test_per_class"
+        measured = {model.label: getattr(model, field) for model in compared.models if getattr(model, field)}
+        # One column for each network: of many, those that fit.
+        for labels in batched(measured, NETWORKS):
+            table = Table("class", *labels, title=f"AUROC of each class against the others, {split}")
+            for k, name in enumerate(compared.class_names):
+                cells = [bare(measured[label][name].get("auroc")) for label in labels]
+                table.add_row(numbered(k, compared.class_names), *cells)
+            yield table
 
     if compared.masks:
         table = Table("method", *(TITLES[name] for name in LOCATED))

@@ -667,21 +667,23 @@ def short_names(class_names: Sequence[str]) -> tuple[str, str]:
         raise ValueError(
             f"`class_names` must be the names of class 0 and class 1. Received: class_names={class_names!r}"
         )
-    return short_name(class_names[0]), short_name(class_names[1])
+    return short_name(worded(class_names[0])), short_name(worded(class_names[1]))
+
+
+def worded(name: str) -> str:
+    """Return a class's name, "class 0" for "0": in P(0) or at the end of a scale a number says nothing."""
+    return f"class {name}" if str(name).isdecimal() else str(name)
 
 
 def short_name(name: str) -> str:
     """Return the name of a class, cut where it is too long."""
     text = unicodedata.normalize("NFC", str(name))
-    # Beside the ends of a scale, or in P(1) = 0.3, a bare number says nothing.
-    text = f"class {text}" if text.isdecimal() else text
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 3] + "..."
 
 
 def short_class(name: str) -> str:
     """Return the name of one of several classes, cut where it is too long."""
-    text = unicodedata.normalize("NFC", str(name))
-    text = f"class {text}" if text.isdecimal() else text
+    text = unicodedata.normalize("NFC", worded(name))
     return text if len(text) <= LONGEST_CLASS else text[: LONGEST_CLASS - 1] + "…"
 
 
