@@ -46,10 +46,12 @@ def test_what_is_passed_over(look, tmp_path):
     (root / "val" / "dog" / "notes").mkdir()
     for name in ("1__spots", "7__spots", "7__others"):
         save(root / "masks" / "val" / "dog" / f"{name}.png", pixels)
+    save(root / "masks" / "val" / "cow" / "1__spots.png", pixels)
     report = look("{kind: folder, path: images, mask: spots}")
     assert report.errors == []
     assert report.warnings == [
         f"{root}/train/cat/more: a subfolder of a class; its images are not read",
+        f"{root}/masks/val/cow: masks of no class; the classes are cat, dog",
         f"{root}/masks/val/dog/7__spots.png: no image has this mask",
     ]
 

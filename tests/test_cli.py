@@ -180,6 +180,16 @@ def test_data_check(patchnet, place, tmp_path, monkeypatch):
     assert "Contact sheet: broken-contact-sheet.png" in out
     assert Path("broken-contact-sheet.png").is_file()
 
+    for number, name in enumerate("abc"):
+        for split in ("train", "val"):
+            for k in range(2):
+                save(Path("several") / split / name / f"{k}.png", np.roll(NOISE, 9 * number + 3, axis=k))
+    code, out, err = patchnet("data", "check", place / "small.yaml", "--set", FOLDER % "several")
+    assert code == 2
+    assert err.count("a leak between splits") == 6
+    assert re.search(r"1: b . 2 \(33%\) . 2 \(33%\)", out)
+    assert "Images of an earlier split too, by class: a 2, b 2, c 2" in out
+
     code, out, err = patchnet("data", "check", place / "small.yaml", "--set", FOLDER % "gone", "--out", "new")
     assert code == 2
     assert "gone: no such folder" in err

@@ -153,6 +153,14 @@ def test_sections_of_published_data_have_their_defaults(write):
             "Received: ['brick', 'brick']",
         ),
         (
+            "data={kind: manifest, path: a, classes: [b, c, b]}",
+            "data.classes: expected from 2 to 1000 names, each once. Received: ['b', 'c', 'b']",
+        ),
+        (
+            "data={kind: manifest, path: a, multilabel: 1}",
+            "data.multilabel: expected true or false. Received: 1",
+        ),
+        (
             "model.share=0.3",
             "model.share: expected 0.1, as model.pooling is mean: only topk uses it. Received: 0.3",
         ),

@@ -73,6 +73,12 @@ def list_files(data: FolderData) -> Listing:
                 listing.entries.append(Entry(split, (label,), path, readers))
     shown = [entry for entry in listing.entries if entry.split == "val" and entry.classes[0] in masked]
     if data.mask and shown:
+        of_masks = [folder for folder in sorted((root / "masks" / "val").glob("*/")) if folder.is_dir()]
+        listing.remarks += [
+            f"{folder}: masks of no class; the classes are {listed(names)}"
+            for folder in of_masks
+            if folder.name not in names and any(folder.glob(f"*__{glob.escape(data.mask)}.png"))
+        ]
         if not any(entry.masks for entry in shown):
             first = f"{shown[0].path.stem}__{data.mask}.png"
             listing.complaints.append(
