@@ -21,6 +21,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 _NAMES = {
     "PatchNet": "model.patchnet",
     "PatchSubnet": "model.subnet",
+    "fit_familiarity": "model.familiar",
     "load_model": "model.saving",
     "heatmap_model": "model.heatmaps",
     "local_network": "model.local",

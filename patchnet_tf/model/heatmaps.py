@@ -18,7 +18,7 @@ from .dense import MEMORY
 from .patchnet import PatchNet
 from .subnet import METHODS, every_patch
 
-KINDS = ("centered", "averaged", "filters")
+KINDS = ("centered", "averaged", "filters", "familiar")
 STRIP_ROWS = 128
 
 
@@ -37,7 +37,8 @@ def heatmap_model(
         model: what `PatchNet` or `load_model` returned.
         kind: "centered", Q of the patch centred at the pixel; "averaged", the mean Q of all patches,
             one centred at each pixel, that cover the pixel (the paper's alternative); "filters", the
-            tanh output of each of S's linear filter models at the pixel.
+            tanh output of each of S's linear filter models at the pixel; "familiar", of a PatchNet with
+            `familiarity=True`, whether the patch centred at the pixel is like those of training, bool.
         method: "exact", all work that patches share done once; or "patchwise", S run on each patch by
             itself, the plain definition: the same numbers within rounding, many times slower.
         stride: draw every `stride`-th pixel, from the first on, for a preview.
@@ -49,7 +50,8 @@ def heatmap_model(
     Returns:
         A functional Keras model, (B, H, W, C) in 0..255, H and W free, to
         (B, ceil(H / stride), ceil(W / stride)) in [0, 1]; with a last axis of K classes, or of those chosen,
-        where there are more than two or labels; for "filters" with a last axis of F values in [-1, 1].
+        where there are more than two or labels; for "filters" with a last axis of F values in [-1, 1]; for
+        "familiar" without one, True or False.
 
     Raises:
         ValueError: an argument is not one of those above, or the model is not a PatchNet. The returned
@@ -97,6 +99,14 @@ class Heatmap(keras.Model):
         if kind == "averaged":
             decide = every_patch(model.subnet, method, name="decisions", **options)
             maps = CoveringMean(model.patch_size, stride, name="heatmap")(decide(padded))
+        elif kind == "familiar":
+            if method != "exact" or classes is not None:
+                raise ValueError(
+                    'A map of kind "familiar" is "exact", and one for all classes. '
+                    f"Received: method={method!r}, classes={classes!r}"
+                )
+            decide = model.familiar_map(stride=stride, memory=memory, name="familiar")
+            maps = decide(padded)
         else:
             options |= {"filters": kind == "filters", "stride": stride}
             decide = every_patch(model.subnet, method, name="heatmap", **options)
@@ -131,7 +141,7 @@ class Drawing:
     """Draws one image's heatmap after another, strip by strip, and tells how far it is.
 
     Args:
-        maps: what `heatmap_model` returned, for kind "centered" or "filters" and stride 1.
+        maps: what `heatmap_model` returned, for any kind but "averaged", and stride 1.
 
     Raises:
         ValueError: it is for another kind or stride.
@@ -144,7 +154,7 @@ class Drawing:
     def __init__(self, maps: Heatmap) -> None:
         if maps.kind == "averaged" or maps.stride != 1:
             raise ValueError(
-                'Only maps of kind "centered" or "filters" and stride 1 are drawn in strips. '
+                'Only maps of kind "centered", "filters" or "familiar" and stride 1 are drawn in strips. '
                 f"Received: kind={maps.kind!r}, stride={maps.stride}"
             )
         self.frame = keras.Model(maps.input, maps.padded)

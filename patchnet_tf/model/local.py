@@ -277,6 +277,10 @@ class LocalNetwork(keras.Model):
         """
         return PhaseMap(self, stride=stride, memory=memory, dtype=self.dtype_policy, **options)
 
+    def normalized(self, features: Any) -> Any:
+        """Return features (..., F) of the body as the head sees them: of one scale in each patch, float32."""
+        return keras.ops.cast(self.head.get_layer("norm")(features), "float32")
+
     @property
     def shares_all(self) -> bool:
         """Whether neighbouring patches share all their work: they do."""

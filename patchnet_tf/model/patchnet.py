@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from .checks import PACKAGE, check_classes, check_image_shape
+from .familiar import FamiliarMap, make_familiarity
 from .layers import PatchDistributed
 from .patches import ExtractPatches, PadBorder, PadSame
 from .pooling import make_pooling
@@ -46,6 +47,8 @@ class PatchNet(keras.Model):
         sharpness: r of "lse", from 0.01 to 100.
         share: of the patches that "topk" averages, above 0 and at most 1.
         border: what patches see beyond the image: "zero" (the paper's black) or "reflect", its mirror image.
+        familiarity: whether to keep what training's patches are like, so that a map can mark those that are
+            unlike them; for a local network only. `patchnet_tf.fit_familiarity` measures it.
         preprocessing: layers that take and return (B, H, W, C) images in 0..1, applied in this order.
         mean: mean of 0..1 pixels, one number or one for each channel; None means what S says that it wants,
             0.5 of the paper's.
@@ -67,6 +70,7 @@ class PatchNet(keras.Model):
         patch_size, stride, crop, border, mean, std: as above, with the values that None stands for.
         preprocessing: the layers, a tuple.
         pooling: the layer that makes the probability out of the decisions.
+        familiarity: the layer that keeps what training's patches are like, or None.
 
     Raises:
         ValueError: `input_shape` is smaller than a patch or the crop, or an argument is out of its range, or
@@ -103,6 +107,7 @@ class PatchNet(keras.Model):
         sharpness: float = 4.0,
         share: float = 0.1,
         border: str = "zero",
+        familiarity: bool = False,
         preprocessing: Iterable[keras.layers.Layer] = (),
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
@@ -152,6 +157,7 @@ class PatchNet(keras.Model):
         self.crop, self.border = grid.crop, grid.border
         self.pooling, self.preprocessing = parts.pooling, parts.preprocessing
         self.mean, self.std = parts.mean, parts.std
+        self.familiarity = make_familiarity(subnet) if familiarity else None
         self.image_shape = shape
         self._arguments = {"pooling": pooling, "sharpness": sharpness, "share": share}
         self._parts = parts
@@ -224,6 +230,19 @@ class PatchNet(keras.Model):
         """
         return every_patch(self.subnet)(self.padded(images))
 
+    def familiar_map(self, *, stride: int = 1, memory: int | None = None, **options: Any) -> FamiliarMap:
+        """Return the layer that tells where an image is like training's, from what `padded` returns.
+
+        Raises:
+            ValueError: the model does not keep what training's patches are like.
+        """
+        if self.familiarity is None:
+            raise ValueError(
+                "Only a PatchNet with `familiarity=True` can tell what is unlike training. "
+                f"Received: {self.name!r}, familiarity=False"
+            )
+        return FamiliarMap(self.subnet, self.familiarity, stride=stride, memory=memory, **options)
+
     def with_dtype(self, dtype: Any) -> "PatchNet":
         """Return a copy whose S computes in another precision, such as "mixed_float16".
 
@@ -255,6 +274,7 @@ class PatchNet(keras.Model):
             "crop": self.crop,
             "border": self.border,
             **self._arguments,
+            "familiarity": self.familiarity is not None,
             "preprocessing": [serialize(layer) for layer in self.preprocessing],
             "mean": self.mean,
             "std": self.std,

@@ -85,12 +85,15 @@ class PhaseMap(EveryPatch):
                 for count, size in zip((rows, columns), ops.shape(images)[1:3], strict=True)
             ]
             images = ops.pad(images, [[0, 0], [0, pads[0]], [0, pads[1]], [0, 0]])
-        x = run_calls(self.calls, images, self.at_grid)  # (B * q * q, h, w, F)
-        x = ops.cast(self.layer.head(x, training=training), "float32")
-        x = self.pixels(x if self.logits else self.layer.decision(x))
+        x = self.finish(run_calls(self.calls, images, self.at_grid), training)  # (B * q * q, h, w, ...)
         x = interleave(x, q // self.unsplit)[:, :rows, :columns]
         step = self.stride // g
         return x[:, ::step, ::step] if step > 1 else x
+
+    def finish(self, features: Any, training: bool | None = None) -> Any:
+        """Make of features (..., F) what pixels of the map hold, float32."""
+        x = ops.cast(self.layer.head(features, training=training), "float32")
+        return self.pixels(x if self.logits else self.layer.decision(x))
 
     def at_grid(self, n: int, results: list) -> Any:
         """Make call n, a strided one on all windows that the grid needs, and split what it returns."""
