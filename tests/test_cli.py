@@ -187,7 +187,7 @@ def test_data_check(patchnet, place, tmp_path, monkeypatch):
     code, out, err = patchnet("data", "check", place / "small.yaml", "--set", FOLDER % "several")
     assert code == 2
     assert err.count("a leak between splits") == 6
-    assert re.search(r"1: b . 2 \(33%\) . 2 \(33%\)", out)
+    assert re.search(r"1: b +. 2 \(33%\) . 2 \(33%\)", out)
     assert "Images of an earlier split too, by class: a 2, b 2, c 2" in out
 
     code, out, err = patchnet("data", "check", place / "small.yaml", "--set", FOLDER % "gone", "--out", "new")
