@@ -75,6 +75,39 @@ def test_onnxruntime_app_in_a_fresh_environment(exported, tmp_path):
     check_app(python, exported, tmp_path)
 
 
+@pytest.fixture(
+    scope="module",
+    params=[(("cat", "dog", "cow"), False), (("red", "green"), True)],
+    ids=["classes", "labels"],
+)
+def several(request, tmp_path_factory):
+    """A model of several classes or labels, its ONNX file, and its names."""
+    names, multilabel = request.param
+    model = pn.PatchNet((None, None, 3), 5, filters=4, depth=2, classes=len(names), multilabel=multilabel)
+    path = tmp_path_factory.mktemp("several") / "model.onnx"
+    thresholds = (0.0, 1.0) if multilabel else None
+    pn.export.to_onnx(shake(model, np.random.default_rng(0)), path, class_names=names, thresholds=thresholds)
+    return model, path, names
+
+
+def test_onnxruntime_app_of_several_classes(several, tmp_path):
+    model, path, names = several
+    image = np.random.default_rng(1).integers(0, 256, (20, 24, 3), "uint8")
+    cv2.imwrite(str(tmp_path / "picture.png"), image[..., ::-1])
+    ran = run_app(sys.executable, path, tmp_path / "picture.png", tmp_path / "overlay.png")
+    assert ran.returncode == 0, ran.stderr
+    [q] = model.predict(image[None], verbose=0)
+    chosen = {"red"} if model.multilabel else {names[q.argmax()]}
+    lines = [
+        f"{name}: {value:.4f}{' *' if name in chosen else ''}" for name, value in zip(names, q, strict=True)
+    ]
+    assert ran.stdout.splitlines() == lines
+    heatmap = pn.heatmap_model(model, method="patchwise").predict(image[None], verbose=0)[0, ..., q.argmax()]
+    drawn = cv2.imread(str(tmp_path / "overlay.png"))[..., ::-1]
+    grey = np.repeat(image.mean(axis=-1, keepdims=True).round().astype("uint8"), 3, axis=-1)
+    assert np.abs(drawn.astype(int) - pictures.overlay(grey, heatmap)).max() <= 2
+
+
 def test_onnxruntime_app_says_what_is_wrong(exported, tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     cv2.imwrite(str(tmp_path / "small.png"), np.zeros((1, 9), "uint8"))
@@ -103,20 +136,41 @@ addEventListener("load", async () => {
   const { width, height } = page.contentDocument.getElementById("heatmap");
   const context = page.contentDocument.getElementById("heatmap").getContext("2d");
   const heatmap = width ? [...context.getImageData(0, 0, width, height).data] : [];
-  await fetch("done", { method: "POST", body: JSON.stringify({ answer: answer(), width, height, heatmap }) });
+  const listed = [...page.contentDocument.querySelectorAll("option")].map((option) => option.textContent);
+  const told = { answer: answer(), width, height, heatmap, listed };
+  await fetch("done", { method: "POST", body: JSON.stringify(told) });
 });
 </script>"""
 
 
-@pytest.mark.slow
-def test_browser_page(exported, tmp_path):
-    browser, npm = shutil.which("chromium"), shutil.which("npm")
-    if not (browser and npm):
+def browser_folder(path, tmp_path):
+    """The example in a folder of its own, with a model and onnxruntime-web."""
+    if not (shutil.which("chromium") and (npm := shutil.which("npm"))):
         pytest.skip("needs chromium and npm")
-    model, path = exported
     folder = shutil.copytree(EXAMPLES / "browser", tmp_path / "browser")
     subprocess.run([npm, "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
     shutil.copy(path, folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_browser_page_of_several_classes(several, tmp_path):
+    model, path, names = several
+    folder = browser_folder(path, tmp_path)
+    image = np.random.default_rng(1).integers(0, 256, (20, 24, 3), "uint8")
+    cv2.imwrite(str(folder / "picture.png"), image[..., ::-1])
+    shown = visit(shutil.which("chromium"), folder, DROP)[0]
+    [q] = model.predict(image[None], verbose=0)
+    assert shown["listed"] == [f"{names[k]}: {q[k]:.4f}" for k in np.argsort(-q)]
+    heatmap = pn.heatmap_model(model, method="patchwise").predict(image[None], verbose=0)[0, ..., q.argmax()]
+    drawn = np.array(shown["heatmap"]).reshape(shown["height"], shown["width"], 4)
+    assert np.abs(drawn[..., 0] - 255 * heatmap).max() <= 1
+
+
+@pytest.mark.slow
+def test_browser_page(exported, tmp_path):
+    model, path = exported
+    folder, browser = browser_folder(path, tmp_path), shutil.which("chromium")
     image = np.random.default_rng(1).integers(0, 256, (20, 24, model.input_shape[-1]), "uint8")
     cv2.imwrite(str(folder / "picture.png"), image[..., ::-1])
     shown = visit(browser, folder, DROP)[0]

@@ -1,4 +1,5 @@
-// Runs an exported PatchNet in the browser: drop a picture in, see its probability and its heatmap.
+// Runs an exported PatchNet in the browser: drop a picture in, see its probability and its heatmap. Of more than two
+// classes, or of labels, one is chosen whose map is shown.
 //
 //   npm install                             (once; it fetches onnxruntime-web)
 //   cp .../model.onnx .                     (made by `patchnet export`)
@@ -68,15 +69,16 @@ async function read(file) {
   return new ort.Tensor("uint8", pixels, [1, height, width, channels]);
 }
 
-function draw(heatmap) {
-  const [, height, width] = heatmap.dims;
+// Draws the map of one of the classes that the heatmap's last axis has, or the one map of two classes.
+function draw(heatmap, chosen = 0) {
+  const [, height, width, maps = 1] = heatmap.dims;
   const canvas = document.getElementById("heatmap");
   [canvas.width, canvas.height] = [width, height];
   const image = new ImageData(width, height);
-  heatmap.data.forEach((q, k) => {
-    const grey = Math.round(255 * q);
+  for (let k = 0; k < width * height; k++) {
+    const grey = Math.round(255 * heatmap.data[maps * k + chosen]);
     image.data.set([grey, grey, grey, 255], 4 * k);
-  });
+  }
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
@@ -86,8 +88,17 @@ async function explain(file) {
   try {
     const answers = await session.run({ [input]: await read(file) });
     const [probability, heatmap] = session.outputNames.map((name) => answers[name]);
-    draw(heatmap);
-    say(`Probability of ${names[1]}: ${probability.data[0].toFixed(4)}`);
+    if (heatmap.dims.length === 3) {  // two exclusive classes
+      draw(heatmap);
+      return say(`Probability of ${names[1]}: ${probability.data[0].toFixed(4)}`);
+    }
+    const order = [...probability.data.keys()].sort((a, b) => probability.data[b] - probability.data[a]);
+    const list = document.getElementById("class");
+    list.replaceChildren(...order.map((k) => new Option(`${names[k]}: ${probability.data[k].toFixed(4)}`, k)));
+    list.onchange = () => draw(heatmap, Number(list.value));
+    list.onchange();
+    list.hidden = false;
+    say("Probabilities; the map is that of the class that is chosen.");
   } catch (error) {
     say(`${file.name}: ${error.message}`);
   }
