@@ -20,7 +20,7 @@ from .gallery import auroc_of, data_uri, is_binary, labels_of
 
 ROWS = 1000  # of the table of images
 CONFUSED = 30  # classes of a confusion matrix; of more, as many of the most frequent mistakes are listed
-LISTED = 20  # names of classes in a sentence
+LISTED = 8  # names of classes in a sentence
 TEMPLATES = Path(__file__).parent / "templates"
 MEANINGS = {
     "auroc": "chance that a pixel of the mask is whiter than one outside; 0.5 is guessing",
@@ -79,6 +79,7 @@ def render(contents: Contents) -> str:
         config=yaml.safe_dump(results.config, sort_keys=False, allow_unicode=True),
         counts=counts,
         titles=TITLES,
+        titled=lambda measures: [TITLES.get(name, name) for name in measures],
         meanings=MEANINGS,
         paper=PAPER,
         rows=ROWS,
