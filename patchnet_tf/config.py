@@ -313,6 +313,7 @@ class PatchNetModel(ModelSection):
     sharpness: Sharpness = 4.0  # of lse: r
     share: Share = 0.1  # of the patches that topk averages
     border: Annotated[Literal["zero", "reflect"], expect('"zero" or "reflect"')] = "zero"
+    familiarity: Flag = False  # keep what training's patches are like; of a pretrained network
 
     @field_validator("sharpness", "share")
     @classmethod

@@ -4,11 +4,28 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from PIL import Image
 from sklearn.covariance import LedoitWolf
 
 import patchnet_tf as pn
+from patchnet_tf.config import load_config
+from patchnet_tf.data import load_dataset
+from patchnet_tf.errors import InputError
+from patchnet_tf.evaluation.explain import explain
+from patchnet_tf.images import pictures
 from patchnet_tf.model.familiar import fit_familiarity
 from patchnet_tf.model.heatmaps import Drawing
+from patchnet_tf.training.run import open_run
+from patchnet_tf.training.train import train
+
+from .small import save
+
+CONFIG = """
+name: unlike
+data: {kind: textures, size: 40, train: 6, val: 4, collages: 2, collage_size: 48}
+model: {patch_size: 19, familiarity: true, subnet: {kind: pretrained, weights: null, hidden: 8}}
+training: {epochs: 2, learning_rate: 1e-2, seed: 1, stop_when_accurate: false}
+"""
 
 
 def local(channels=1, **options):
@@ -168,3 +185,52 @@ def test_what_cannot_be_familiar(fitted):
     for options in ({"method": "patchwise"}, {"classes": [0]}):
         with pytest.raises(ValueError, match='kind "familiar" is "exact", and one for all classes'):
             pn.heatmap_model(fitted[0], kind="familiar", **options)
+
+
+def test_runs_measure_and_explain_it(tmp_path):
+    (tmp_path / "unlike.yaml").write_text(CONFIG)
+    config = load_config(tmp_path / "unlike.yaml")
+    train(config, tmp_path / "run")
+    config, model = open_run(tmp_path / "run")
+    kept = model.familiarity.get_weights()
+    data = load_dataset(config)
+    fit_familiarity(model, data.train.images, data.val.images)
+    for a, b in zip(kept, model.familiarity.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    image = data.val.images[0]
+    image[:, :20] = 0
+    explain(tmp_path / "run", [save(tmp_path / "half.png", image[..., 0])], tmp_path / "out")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {f"half_{what}" for what in ("heatmap.npy", "heatmap.png", "overlay.png", "familiar.png")}
+    familiar = np.asarray(Image.open(tmp_path / "out" / "half_familiar.png"))
+    expected = pn.heatmap_model(model, kind="familiar").predict(image[None], verbose=0)[0]
+    assert (familiar == 255 * expected).mean() > 0.99  # rounding may differ at the limit
+    assert not expected.all()
+    overlay = np.asarray(Image.open(tmp_path / "out" / "half_overlay.png"))
+    heatmap = np.load(tmp_path / "out" / "half_heatmap.npy")
+    plain = pictures.overlay(image, heatmap)
+    expected = pictures.hatched(plain, familiar == 0)
+    np.testing.assert_array_equal(overlay[:40, :40], expected)
+    np.testing.assert_array_equal(expected[familiar == 255], plain[familiar == 255])
+    assert len(overlay) > len(pictures.with_legend(plain, ("a", "b")))
+
+
+def test_papers_subnet_has_none(tmp_path):
+    (tmp_path / "unlike.yaml").write_text(
+        CONFIG.replace("kind: pretrained, weights: null, hidden: 8", "depth: 2")
+    )
+    with pytest.raises(InputError, match="model: `familiarity` needs an S that `local_network` returned"):
+        train(load_config(tmp_path / "unlike.yaml"), tmp_path / "run")
+
+
+def test_hatching():
+    grey = np.full((16, 24), 100, "uint8")
+    where = np.zeros((16, 24), bool)
+    where[4:12, 8:16] = True
+    hatched = pictures.hatched(grey, where)
+    assert hatched.shape == (16, 24, 3)
+    assert (hatched[~where] == 100).all()
+    assert [(hatched[where] == value).all(-1).sum() for value in (30, 255)] == [8, 8]  # a line in 8 each
+    assert pictures.with_hatching_legend(grey).shape[0] > 16
+    with pytest.raises(ValueError, match="A mask must have the size"):
+        pictures.hatched(grey, where[1:])

@@ -47,8 +47,9 @@ def explain(
     Writes for each image NAME_heatmap.png (8-bit grey), NAME_heatmap.npy (float32, 0 to 1), both as large as
     the image, and NAME_overlay.png (red for class 1, blue for class 0, with a legend). Values are never
     rescaled: 0.5 means undecided in every picture; only of a baseline (model.kind) is the map, CAM or
-    Grad-CAM, scaled for each image. Colour images are read as grey where the model is grey,
-    and grey ones as RGB where it is RGB.
+    Grad-CAM, scaled for each image. With model.familiarity the overlay is hatched where an image is unlike
+    those of training, and NAME_familiar.png is black there. Colour images are read as grey where the model
+    is grey, and grey ones as RGB where it is RGB.
 
     Example: patchnet explain runs/cells new/*.png --out maps
     """

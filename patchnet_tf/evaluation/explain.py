@@ -11,6 +11,7 @@ from ..files import write_array
 from ..images import pictures
 from ..images.pixels import resized
 from ..images.reading import read_image
+from ..model.heatmaps import Drawing, heatmap_model
 from ..progress import Progress, silent
 from ..training.kinds import kind_of
 from ..training.run import HEATMAPS, open_run
@@ -18,7 +19,7 @@ from ..training.run import HEATMAPS, open_run
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was written for one image: `stem`_heatmap.png, _heatmap.npy and _overlay.png."""
+    """What was written for one image: `stem`_heatmap.png, _heatmap.npy, _overlay.png, maybe _familiar.png."""
 
     path: Path
     probability: float
@@ -44,7 +45,9 @@ def explain(
         folder: the run folder.
         paths: image files.
         out: where to write NAME_heatmap.png (8-bit grey, white = class 1), NAME_heatmap.npy (float32
-            (H, W) in [0, 1]) and NAME_overlay.png; None means heatmaps/ in the run folder. Of images with
+            (H, W) in [0, 1]) and NAME_overlay.png; None means heatmaps/ in the run folder. Of a model with
+            model.familiarity also NAME_familiar.png, white where the image is like those of training and
+            black where it is not; the overlay is hatched there. Of images with
             the same NAME the second becomes NAME-2, and so on.
         resize: bring images to the size to which those of training were resized (data.size); otherwise
             they keep their own.
@@ -86,6 +89,7 @@ def explain(
     out = Path(folder) / HEATMAPS if out is None else Path(out)
     out.mkdir(parents=True, exist_ok=True)
     draw = kind.drawing(model)
+    familiarity = getattr(model, "familiarity", None) and Drawing(heatmap_model(model, kind="familiar"))
     names = config.data.classes or ("class 0", "class 1")
     explained: list[Explanation] = []
     for path, image in zip(map(Path, paths), images, strict=True):
@@ -101,7 +105,13 @@ def explain(
         write_array(out / f"{stem}_heatmap.npy", heatmap)
         pictures.save_png(pictures.grey(heatmap), out / f"{stem}_heatmap.png")
         overlay = pictures.overlay(image, heatmap)
+        if familiarity:
+            familiar = familiarity(image)  # (H, W), bool
+            pictures.save_png(pictures.grey(familiar), out / f"{stem}_familiar.png")
+            overlay = pictures.hatched(overlay, ~familiar)
         overlay = pictures.with_legend(overlay, names, normalized=kind.min_max_normalized)
+        if familiarity:
+            overlay = pictures.with_hatching_legend(overlay)
         pictures.save_png(overlay, out / f"{stem}_overlay.png")
         explained.append(Explanation(path, probability, names[probability > 0.5], stem))
     progress("heatmaps", len(images), len(images))

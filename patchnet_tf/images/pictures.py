@@ -25,6 +25,7 @@ PAGE, INK, FRAME = 255, 30, 128
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 LINE = 20  # height in pixels of a line of text on a picture of up to PAGE_WIDTH pixels
 PAGE_WIDTH = 1000
+HATCHING = 8  # pixels from one line to the next
 SMALLEST = 128  # strips enlarge an image until its longer side has this many pixels
 LONGEST_NAME = 32
 LONGEST_CLASS = 20  # where several classes stand beside each other
@@ -135,6 +136,54 @@ def class_overlay(
     share = STRENGTH * np.clip((q - limits) / (1 - limits), 0, 1)
     colours = colours_of(classes, coloured)[wins]  # (H, W, 3)
     return np.rint((1 - share) * in_grey(image) + share * colours).astype("uint8")
+
+
+def hatched(picture: Any, where: Any) -> np.ndarray:
+    """Hatch a region of a picture with thin lines, dark beside light, that are seen on any ground.
+
+    Args:
+        picture: uint8, (H, W) or (H, W, 3).
+        where: (H, W), bool.
+
+    Returns:
+        (H, W, 3), uint8, RGB.
+
+    Raises:
+        ValueError: the picture is not as above, or the sizes differ.
+
+    Example:
+        >>> picture = hatched(overlay(image, heatmap), ~familiar)
+    """
+    picture = rgb(check_picture(picture)).copy()
+    where = check_mask(where, picture.shape[:2])
+    diagonal = np.add(*np.indices(where.shape)) % HATCHING
+    picture[where & (diagonal == 0)] = INK
+    picture[where & (diagonal == 1)] = PAGE
+    return picture
+
+
+def with_hatching_legend(picture: Any, text: str = "unlike training") -> np.ndarray:
+    """Say below a picture what is hatched in it.
+
+    Args:
+        picture: uint8, (H, W) or (H, W, 3); it may have another legend.
+        text: what the hatching means.
+
+    Returns:
+        (h, w, 3), uint8, RGB: the picture in the top left corner.
+
+    Raises:
+        ValueError: the picture is not as above.
+
+    Example:
+        >>> picture = with_hatching_legend(with_legend(hatched(overlay(image, heatmap), ~familiar)))
+    """
+    picture = rgb(check_picture(picture))
+    line = line_height(picture.shape[1])
+    swatch = np.full((line * 3 // 5, line, 3), 192, "uint8")
+    swatch = stack([blank(line // 10, 1), framed(hatched(swatch, np.ones(swatch.shape[:2], bool)))])
+    entry = beside([blank(1, line // 2), swatch, written(f"  {text}", line)])
+    return stack([picture, entry, blank(line // 2, 1)])
 
 
 def with_colours(classes: int, probabilities: Any = None, first: Sequence[int] = ()) -> tuple[int, ...]:

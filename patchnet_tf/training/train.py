@@ -11,6 +11,7 @@ from ..data import Dataset, load_dataset
 from ..data.batches import Batches
 from ..errors import InputError
 from ..files import replacing
+from ..model.familiar import fit_familiarity
 from ..progress import Progress, silent
 from .build import build
 from .callbacks import Convergence, HeatmapSnapshots
@@ -124,6 +125,8 @@ def train(
             fitted.set_weights(convergence.best_weights)
     # Outside the scope: Keras makes a variable on the way, for which all processes would have to meet.
     if group.is_main:
+        if getattr(model, "familiarity", None):
+            fit_familiarity(model, data.train.images, data.val.images)
         with replacing(folder / MODEL) as part:
             model.save(part)
     return ending(recorder.rows, convergence.get_state())
