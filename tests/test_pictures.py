@@ -398,6 +398,11 @@ def test_class_overlay_of_labels_is_clear_below_the_thresholds():
     np.testing.assert_array_equal(drawn[3], np.rint((1 - share) * 100 + share * blue))
 
 
+def test_a_label_whose_threshold_is_1_has_no_colour():
+    drawn = pictures.class_overlay(np.full((1, 1, 1), 100), [[[1.0, 0.2]]], thresholds=[1, 0.5])
+    np.testing.assert_array_equal(drawn, np.full((1, 1, 3), 100))
+
+
 def test_of_many_classes_the_most_probable_have_colours():
     q = np.arange(20) / 20
     assert pictures.with_colours(20, q) == tuple(range(12, 20))

@@ -632,8 +632,14 @@ def test_decisions_in_the_table_of_images(tmp_path):
 
 def test_one_map_of_an_image_of_several_classes(tmp_path):
     _, maps = several(tmp_path / "cells", 3)
-    np.save(tmp_path / "cells" / "maps" / "map.npy", maps[..., 0])
-    assert len(read(tmp_path / "cells").all("img")) == 1 + 3 * 6
+    np.save(tmp_path / "cells" / "maps" / "map.npy", maps[..., 1])
+    with pytest.raises(InputError, match=r"class of each map in classes\.npy"):
+        write_report(tmp_path / "cells")
+    np.save(tmp_path / "cells" / "maps" / "classes.npy", np.ones(6, int))
+    page = read(tmp_path / "cells")
+    assert len(page.all("img")) == 1 + 3 * 6
+    assert {attributes["data-class"] for attributes in page.all("div") if "data-class" in attributes} == {"1"}
+    assert not page.all("select")
     np.save(tmp_path / "cells" / "maps" / "map.npy", maps[..., :2])
     with pytest.raises(InputError, match="expected maps of 3 classes"):
         write_report(tmp_path / "cells")

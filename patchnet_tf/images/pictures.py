@@ -109,7 +109,7 @@ def class_overlay(
         heatmap: (H, W, K) in [0, 1].
         coloured: up to 8 classes, which get the colours of `COLOURS` in this order; the others are grey.
             None means `with_colours(K)`.
-        thresholds: K numbers in [0, 1), of labels; None means exclusive classes.
+        thresholds: K numbers in [0, 1], of labels; None means exclusive classes.
 
     Returns:
         (H, W, 3), uint8, RGB.
@@ -129,11 +129,11 @@ def class_overlay(
         )
     classes = q.shape[2]
     limits = np.full(classes, 1 / classes) if thresholds is None else np.asarray(thresholds, "float64")
-    if limits.shape != (classes,) or not np.all((limits >= 0) & (limits < 1)):
-        raise ValueError(f"`thresholds` must be {classes} numbers in [0, 1). Received: {thresholds}")
+    if limits.shape != (classes,) or not np.all((limits >= 0) & (limits <= 1)):
+        raise ValueError(f"`thresholds` must be {classes} numbers in [0, 1]. Received: {thresholds}")
     wins = q.argmax(2) if thresholds is None else np.where(q > limits, q, -1).argmax(2)  # (H, W)
     q, limits = np.take_along_axis(q, wins[..., None], 2), limits[wins][..., None]  # (H, W, 1)
-    share = STRENGTH * np.clip((q - limits) / (1 - limits), 0, 1)
+    share = STRENGTH * np.clip((q - limits) / np.maximum(1 - limits, 1e-6), 0, 1)  # none is above 1
     colours = colours_of(classes, coloured)[wins]  # (H, W, 3)
     return np.rint((1 - share) * in_grey(image) + share * colours).astype("uint8")
 
@@ -469,7 +469,7 @@ def class_strip(
         class_names: K names; empty means "class 0" and so on. Long ones are cut.
         classes: which maps to draw, in this order, of every image; None chooses for each image.
         most: how many maps of an image are chosen at most.
-        thresholds: K numbers in [0, 1), of labels; None means exclusive classes.
+        thresholds: K numbers in [0, 1], of labels; None means exclusive classes.
 
     Returns:
         (h, w, 3), uint8, RGB.

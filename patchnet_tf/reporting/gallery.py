@@ -70,13 +70,23 @@ def read_groups(folder: Path, results: Comparison) -> list[Group]:
     images = read_array(folder / "images.npy", (n, *size))
     masks = read_array(folder / "masks.npy", (n, *size)) if (folder / "masks.npy").is_file() else None
     maps = {m.slug: read_array(folder / f"{m.slug}.npy", (n, *size)) for m in results.methods}
+    owners = read_array(folder / "classes.npy", (n,)) if (folder / "classes.npy").is_file() else None
 
     def case(k: int) -> Case:
         return Case(
             results.images[k],
             data_uri(reduced(pictures.rgb(pictures.check_image(images[k])), SIDE)),
             "" if masks is None else data_uri(reduced(np.where(masks[k], 255, 0).astype("uint8"), SIDE)),
-            {m.slug: maps_of(results, m.model, results.images[k], maps[m.slug][k]) for m in results.methods},
+            {
+                m.slug: maps_of(
+                    results,
+                    m.model,
+                    results.images[k],
+                    maps[m.slug][k],
+                    None if owners is None else owners[k],
+                )
+                for m in results.methods
+            },
         )
 
     try:
@@ -85,13 +95,14 @@ def read_groups(folder: Path, results: Comparison) -> list[Group]:
         raise InputError(f"{folder}: {one_line(error)}") from None
 
 
-def maps_of(results: Comparison, model: str, image: Image, maps: np.ndarray) -> list[Map]:
-    """Draw the map (H, W) that a method has of an image, or those of some of its classes (H, W, K)."""
-    if maps.ndim == 2:
-        number = image.label if isinstance(image.label, int) else None
-        number = None if is_binary(results) else number
-        return [Map(data_uri(pictures.grey(reduced(pictures.check_heatmap(maps), SIDE))), number)]
+def maps_of(results: Comparison, model: str, image: Image, maps: np.ndarray, owner: int | None) -> list[Map]:
+    """Draw the map (H, W) of an image, of the class `owner`, or those of some of its classes (H, W, K)."""
     classes = len(results.class_names)
+    if maps.ndim == 2:
+        if not is_binary(results) and (owner is None or not 0 <= owner < classes):
+            raise ValueError(f"expected the class of each map in classes.npy. Received: {owner}")
+        number = None if is_binary(results) else int(owner)
+        return [Map(data_uri(pictures.grey(reduced(pictures.check_heatmap(maps), SIDE))), number)]
     if maps.shape[2] != classes:
         raise ValueError(f"expected maps of {classes} classes. Received: {maps.shape[2]}")
     q = np.asarray(image.probability.get(model, np.zeros(classes)), "float64")
@@ -142,13 +153,13 @@ def read_pictures(folder: Path, masks: str | None) -> tuple[list[Picture], int]:
     """Return pictures of a run's heatmaps/, and how many there are besides.
 
     They are the strip of masked images or, where there are none, of validation images, the last snapshot of
-    training, strips of several classes and overlays, in this order; the heatmaps without a legend, and other
+    training, and overlays, in this order; the heatmaps without a legend, and other
     people's pictures, are not among them.
     """
     paths = sorted(folder.glob("[!.]*.png"))
     drawn = [path for path in paths if path.stem in (masks, "validation")]
     drawn += [path for path in paths if re.fullmatch(r"epoch_\d+", path.stem)][-1:]
-    drawn += [path for path in paths if path.stem.endswith(("_classes", "_overlay"))]
+    drawn += [path for path in paths if path.stem.endswith("_overlay")]
     shown = [(path.stem, decode(path.read_bytes(), 3, what=str(path))) for path in drawn[:PICTURES]]
     return [Picture(name, data_uri(reduced(pixels, WIDTH))) for name, pixels in shown], len(drawn) - len(
         shown

@@ -51,6 +51,7 @@ def render(contents: Contents) -> str:
     )
     templates.tests["known"] = lambda figure: figure is not None and not math.isnan(figure)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    cases = [case for group in contents.groups for case in group.cases]
     located = [method.localization for method in results.methods if method.localization]
     splits = [split for model in results.models for split in (model.validation, model.test) if split]
     return templates.get_template("report.html").render(
@@ -70,7 +71,8 @@ def render(contents: Contents) -> str:
         classification=ordered(CLASSIFICATION, splits),
         measures=ordered(metrics.TITLES, located),
         averages=lambda name: averages([measures[name] for measures in located if name in measures]),
-        has_masks=any(case.mask for group in contents.groups for case in group.cases),
+        has_masks=any(case.mask for case in cases),
+        choosable=any(len(maps) > 1 for case in cases for maps in case.maps.values()),
         auroc_of=auroc_of,
         groups=contents.groups,
         pictures=contents.pictures,

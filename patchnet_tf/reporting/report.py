@@ -9,7 +9,8 @@ all images. It is read from
     MODEL/history.csv           the training of each model
     maps/images.npy             (N, H, W, C), uint8
     maps/masks.npy              (N, H, W), bool; absent where there are no masks
-    maps/METHOD.npy             (N, H, W), float32 in [0, 1]
+    maps/METHOD.npy             (N, H, W), float32 in [0, 1]; or of several classes (N, H, W, K)
+    maps/classes.npy            (N,), of several classes the one whose map (N, H, W) is; absent of two
 
 All is inside the one file, whose content security policy forbids it to load anything or to run any script
 but its own. Names of classes and images are escaped wherever they stand.
