@@ -14,7 +14,7 @@ from patchnet_tf.data import load_dataset
 from patchnet_tf.errors import InputError
 from patchnet_tf.evaluation.evaluate import evaluate
 from patchnet_tf.training.run import open_run
-from patchnet_tf.training.train import finish, train
+from patchnet_tf.training.train import ended, train
 
 from .small import SMALL, history
 
@@ -78,7 +78,7 @@ train(load_config(sys.argv[1]), sys.argv[2], progress=kill)
 def test_resume_a_finished_run_with_more_epochs(small, tmp_path):
     folder = tmp_path / "more"
     first = train(load_config(small, ["training.epochs=1"]), folder)
-    assert first.reason == "all 1 epochs are done"
+    assert first.reason == "the only epoch is done"
     again = train(load_config(small, ["training.epochs=1"]), folder, resume=True)
     assert again == first
     more = train(load_config(small, ["training.epochs=2"]), folder, resume=True)
@@ -145,27 +145,24 @@ def test_damaged_runs(run, small, tmp_path):
         assert str(caught.value) == f"{checkpoint}: not the checkpoint of this run, or damaged"
 
 
-def test_finish(small, tmp_path, monkeypatch):
-    """A run that has ended is only read; one that has not goes on."""
-    config = load_config(small, ["training.epochs=2"])
-    first = finish(config, tmp_path / "run")
-    assert history(tmp_path / "run") == history_of(first)
-    stamp = (tmp_path / "run" / "model.keras").stat().st_mtime_ns
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("trained again")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("patchnet_tf.training.train.train", refuse)
-        assert finish(config, tmp_path / "run") == first
-        assert finish(load_config(small, ["training.epochs=1"]), tmp_path / "run") == first
-    assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns == stamp
+def test_a_run_that_has_ended_is_only_read(small, tmp_path):
+    config, folder = load_config(small, ["training.epochs=2"]), tmp_path / "run"
+    data = load_dataset(config)
+    assert ended(config, folder, data) is None
+    first = train(config, folder)
+    assert history(folder) == history_of(first)
+    stamp = (folder / "model.keras").stat().st_mtime_ns
+    assert ended(config, folder, data) == first
+    assert ended(load_config(small, ["training.epochs=1"]), folder, data) == first
+    assert (folder / "model.keras").stat().st_mtime_ns == stamp
     with pytest.raises(InputError, match=r"another training.seed"):
-        finish(load_config(small, ["training.seed=9"]), tmp_path / "run")
-    more = finish(load_config(small, ["training.epochs=3"]), tmp_path / "run")
+        ended(load_config(small, ["training.seed=9"]), folder, data)
+    longer = load_config(small, ["training.epochs=3"])
+    assert ended(longer, folder, data) is None
+    more = train(longer, folder, resume=True)
     assert more.rows[:2] == first.rows
     assert len(more.rows) == 3
-    assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns > stamp
+    assert (folder / "model.keras").stat().st_mtime_ns > stamp
 
 
 def history_of(trained):
@@ -185,7 +182,7 @@ def test_more_epochs_take_the_old_model_away(small, tmp_path):
         train(config, tmp_path, resume=True, progress=cut)
     with pytest.raises(InputError, match="has not finished"):
         open_run(tmp_path)
-    assert len(finish(config, tmp_path).rows) == 2
+    assert len(train(config, tmp_path, resume=True).rows) == 2
 
 
 def test_divergence(small, tmp_path):

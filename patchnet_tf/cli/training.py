@@ -28,7 +28,7 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train a PatchNet, or one of the paper's baselines, on two classes of images.
+    """Train a PatchNet, or one of the paper's baselines, on two or more classes of images, or on labels.
 
     CONFIG says where the images are, `PATH/train/<class>/` and `PATH/val/<class>/`, and how to train; every
     key is explained in configs/folder.yaml. Training ends when the validation loss has not improved for
@@ -73,8 +73,10 @@ def train_run(config: "Config", folder: Path, resume: bool) -> None:
     with Reporter() as progress:
         trained = train_model(config, folder, resume=resume, progress=progress)
     best = trained.best
+    count = len(trained.rows)
     print(
-        f"Trained {len(trained.rows)} epochs: {trained.reason}. Kept the weights of epoch {best.epoch} "
-        f"(val_loss {best.val_loss:.4f}, val_accuracy {best.val_accuracy:.3f})."
+        f"Trained {count} epoch{'s' * (count != 1)}: {trained.reason}. "
+        f"Kept the weights of epoch {best.epoch} (val_loss {best.val_loss:.4f}, "
+        f"val_accuracy {best.val_accuracy:.3f})."
     )
     print(f"Run folder: {folder}")

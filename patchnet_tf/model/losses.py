@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from .checks import check_classes
 from .patchnet import PatchNet
 
 
@@ -22,9 +23,19 @@ def loss_and_metrics(model: PatchNet) -> dict[str, Any]:
         >>> model.compile("adam", **loss_and_metrics(model))
         >>> model.fit(images, keras.utils.to_categorical(labels, 5))
     """
-    if model.multilabel:
+    return loss_of(model.classes, model.multilabel)
+
+
+def loss_of(classes: int, multilabel: bool = False) -> dict[str, Any]:
+    """Return what `loss_and_metrics` returns, for so many classes or labels.
+
+    Example:
+        >>> loss_of(5)["loss"]
+        'categorical_crossentropy'
+    """
+    if multilabel:
         return {"loss": "binary_crossentropy", "metrics": [keras.metrics.BinaryAccuracy(name="accuracy")]}
-    if model.binary:
+    if check_classes(classes, multilabel) == 1:
         return {"loss": "binary_crossentropy", "metrics": ["accuracy"]}
     return {
         "loss": "categorical_crossentropy",

@@ -32,6 +32,7 @@ def build(config: Config, data: Dataset, *, measured: bool = True) -> keras.Mode
         if examples:
             check_images(examples.images, smallest=smallest, what=f"{split} images")
     arguments = config.model.model_dump(exclude={"kind"})
+    arguments |= {"classes": len(data.classes.names), "multilabel": not data.classes.exclusive}
     arguments["preprocessing"] = preprocessing = [
         LAYERS[step.kind](**step.model_dump(exclude={"kind"}), name=f"preprocessing_{k}")
         for k, step in enumerate(config.model.preprocessing, 1)

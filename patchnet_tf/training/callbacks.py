@@ -159,7 +159,8 @@ class HeatmapSnapshots(keras.callbacks.Callback):
 
     At the start of training, after every `every` epochs and after the last one a strip of
     image | heatmap | overlay, with the probability of class 1, goes to `directory/epoch_0010.png`
-    (after 10 epochs) and to TensorBoard. It shows the weights after that epoch, also where another
+    (after 10 epochs) and to TensorBoard; of several classes or labels it has the maps of four for each image,
+    see `pictures.class_strip`. It shows the weights after that epoch, also where another
     callback restores better ones at the end. Training itself is not changed by it.
 
     Args:
@@ -167,8 +168,8 @@ class HeatmapSnapshots(keras.callbacks.Callback):
             the model allows it; C is 1 or 3.
         directory: where the pictures go; made when training starts.
         every: epochs between pictures.
-        labels: N true classes, 0 or 1, to write beside the probabilities.
-        class_names: names of class 0 and class 1.
+        labels: N true classes, or of labels (N, L) of 0 and 1, to write beside the probabilities.
+        class_names: names of the classes, class 0 first; empty means their numbers.
         log_dir: where the TensorBoard images go; None means `directory/tensorboard`.
         patchnet: the PatchNet to draw with, where `fit` trains only a part of it; None means what is trained.
 
@@ -185,8 +186,8 @@ class HeatmapSnapshots(keras.callbacks.Callback):
         directory: str | Path,
         every: int = 10,
         *,
-        labels: Sequence[int] | None = None,
-        class_names: Sequence[str] = ("0", "1"),
+        labels: Sequence[int] | np.ndarray | None = None,
+        class_names: Sequence[str] = (),
         log_dir: str | Path | None = None,
         patchnet: keras.Model | None = None,
     ) -> None:
@@ -237,8 +238,8 @@ class HeatmapSnapshots(keras.callbacks.Callback):
 
     def _draw(self, epochs: int) -> None:
         maps = [self._maps.predict(image[None], verbose=0)[0] for image in self.images]
-        probabilities = [self._patchnet.predict(image[None], verbose=0)[0, 0] for image in self.images]
-        strip = pictures.strip(self.images, maps, probabilities, self.labels, class_names=self.class_names)
+        probabilities = [self._patchnet.predict(image[None], verbose=0)[0] for image in self.images]
+        strip = draw_strip(self._patchnet, self.images, maps, probabilities, self.labels, self.class_names)
         pictures.save_png(strip, self.directory / f"epoch_{epochs:04d}.png")
         if self._writer:
             import tensorflow as tf
@@ -247,3 +248,21 @@ class HeatmapSnapshots(keras.callbacks.Callback):
                 tf.summary.image("heatmaps", strip[None], step=epochs)
             self._writer.flush()
         self._drawn = epochs
+
+
+def draw_strip(
+    model: keras.Model,
+    images: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray],
+    probabilities: Sequence[np.ndarray],
+    labels: Sequence[int] | np.ndarray | None,
+    class_names: Sequence[str],
+) -> np.ndarray:
+    """Draw the strip of a PatchNet's maps: one for each image, of more than two classes several."""
+    if model.binary:
+        names = class_names or ("0", "1")
+        return pictures.strip(images, maps, probabilities, labels, class_names=names)
+    thresholds = [0.5] * model.classes if model.multilabel else None
+    return pictures.class_strip(
+        images, maps, probabilities, labels, class_names=class_names, thresholds=thresholds
+    )

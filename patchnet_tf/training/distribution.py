@@ -157,7 +157,7 @@ class Shard(keras.utils.PyDataset):
         return len(self.batches) - (last < self.group.devices and not self.fill)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """Return this process's part of batch `index`: images, labels and, to fill up, weights."""
+        """Return this process's part of batch `index`: images, targets and, to fill up, weights."""
         arrays = self.batches[index]
         count, devices = len(arrays[0]), self.group.devices
         missing = -self.batches.count % devices

@@ -17,6 +17,7 @@ from pathlib import Path
 import keras
 
 from ..config import Config, load_config
+from ..contract import Classes, make_classes
 from ..data import Dataset
 from ..errors import InputError, one_line
 from ..model.saving import load_model
@@ -33,6 +34,12 @@ TENSORBOARD = "tensorboard"
 def with_classes(config: Config, data: Dataset) -> Config:
     """Return the configuration with the class names of the data, as it stands in the run folder."""
     return config.model_copy(update={"data": config.data.model_copy(update={"classes": data.class_names})})
+
+
+def classes_of(config: Config) -> Classes:
+    """Return the classes of a configuration in a run folder; the oldest runs have no names of two."""
+    names = config.data.classes or ("class 0", "class 1")
+    return make_classes(names, exclusive=not getattr(config.data, "multilabel", False))
 
 
 def claim(folder: Path, config: Config, resume: bool) -> bool:

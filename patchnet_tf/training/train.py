@@ -12,6 +12,7 @@ from ..data.batches import Batches
 from ..errors import InputError
 from ..files import replacing
 from ..model.familiar import fit_familiarity
+from ..model.losses import loss_of
 from ..progress import Progress, silent
 from .build import build
 from .callbacks import Convergence, HeatmapSnapshots
@@ -80,7 +81,8 @@ def train(
         model = build(config, data)
         # Of a frozen network, the features are computed once, and the rest is trained on them.
         network, fitted = frozen_network(config, model, group) or (None, model)
-        fitted.compile(make_optimizer(config), "binary_crossentropy", weighted_metrics=["accuracy"])
+        learned = loss_of(len(data.classes.names), not data.classes.exclusive)
+        fitted.compile(make_optimizer(config), learned["loss"], weighted_metrics=learned["metrics"])
         convergence = Convergence(settings.patience, accuracy=settings.stop_when_accurate, verbose=0)
         kind = FeatureBatches if network else Batches
         batches = kind(
@@ -165,21 +167,6 @@ def check_snapshots(config: Config, group: ProcessGroup) -> None:
         )
 
 
-def finish(
-    config: Config, folder: str | Path, *, progress: Progress = silent, data: Dataset | None = None
-) -> Training:
-    """Train a run to its end: begin it, go on with it, or, where it has ended, only read how.
-
-    Args, errors and what is returned are those of `train`. Of a run that has ended nothing is written.
-
-    Example:
-        >>> finish(load_config("configs/demo.yaml"), "runs/demo").best.val_accuracy
-        1.0
-    """
-    data = data or load_dataset(config, progress)
-    return ended(config, folder, data) or train(config, folder, resume=True, progress=progress, data=data)
-
-
 def ended(config: Config, folder: str | Path, data: Dataset) -> Training | None:
     """Return how the training in a folder ended, or None where it has not.
 
@@ -196,7 +183,8 @@ def ended(config: Config, folder: str | Path, data: Dataset) -> Training | None:
 
 def ending(rows: list[Row], state: dict[str, Any]) -> Training:
     """Return how a training ended, given its epochs and the state of `Convergence`."""
-    return Training(rows, rows[state["best_epoch"]], state["reason"] or f"all {len(rows)} epochs are done")
+    done = "the only epoch is done" if len(rows) == 1 else f"all {len(rows)} epochs are done"
+    return Training(rows, rows[state["best_epoch"]], state["reason"] or done)
 
 
 def snapshots(config: Config, data: Dataset, folder: Path, model: keras.Model) -> list[HeatmapSnapshots]:

@@ -1,16 +1,28 @@
 """What is to know about a kind of model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
 
 from ...config import ModelSection
 
-# Takes an image (H, W, C) and what to tell the share that is done, and returns its map, (H, W) in [0, 1].
-Draw = Callable[[np.ndarray, Callable[[float], None]], np.ndarray]
+
+class Draw(Protocol):
+    """Draws the map of an image, or the maps of its classes."""
+
+    def __call__(
+        self, image: np.ndarray, progress: Callable[[float], None], classes: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Return the map (H, W) in [0, 1] of two exclusive classes, or (H, W, K) of more and of labels.
+
+        Args:
+            image: (H, W, C).
+            progress: told the share that is done.
+            classes: numbers of those to draw, (H, W, len(classes)), where there are several; None means all.
+        """
 
 
 class Names(NamedTuple):
@@ -35,8 +47,8 @@ class Kind:
 
     Attributes:
         section: its section in a configuration, `model`.
-        network: what builds it: an image shape (H, W, C) and, by name, the section's keys but `kind`, to a
-            Keras model.
+        network: what builds it: an image shape (H, W, C) and, by name, the section's keys but `kind`, and
+            how many `classes` there are and whether they are `multilabel`, to a Keras model.
         drawing: takes a model, and returns what draws the map of an image.
         smallest: takes a section, and returns the (height, width) that the model must see at least.
         names: takes a section, and returns how files and tables call the model and its method.
@@ -75,14 +87,25 @@ class Kind:
         return section.crop or self.smallest(section)
 
 
-def drawn_by(method: Callable[[keras.Model, np.ndarray], np.ndarray]) -> Callable[[keras.Model], Draw]:
+def drawn_by(method: Callable[..., np.ndarray]) -> Callable[[keras.Model], Draw]:
     """Return the `drawing` of a method of `patchnet_tf.baselines`, which takes (N, H, W, C)."""
 
     def drawing(model: keras.Model) -> Draw:
-        def draw(image: np.ndarray, progress: Callable[[float], None]) -> np.ndarray:
-            heatmap = method(model, image[None])[0]  # (H, W)
-            progress(1)
-            return heatmap
+        outputs = model.output_shape[-1]
+
+        def draw(
+            image: np.ndarray, progress: Callable[[float], None], classes: Sequence[int] | None = None
+        ) -> np.ndarray:
+            if outputs == 1:
+                heatmap = method(model, image[None])[0]  # (H, W)
+                progress(1)
+                return heatmap
+            wanted = range(outputs) if classes is None else classes
+            maps = []
+            for done, k in enumerate(wanted, 1):
+                maps.append(method(model, image[None], class_index=k)[0])
+                progress(done / len(wanted))
+            return np.stack(maps, axis=-1)  # (H, W, K)
 
         return draw
 

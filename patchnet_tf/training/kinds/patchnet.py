@@ -1,8 +1,10 @@
 """PatchNet, explained by its own heatmap."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from ...config import PatchNetModel
 from ...errors import InputError
@@ -14,8 +16,16 @@ from .base import Draw, Kind, Names
 
 
 def drawing(model: keras.Model) -> Draw:
-    """Draw the heatmap in strips."""
-    return Drawing(heatmap_model(model))
+    """Draw the heatmap in strips; those of all classes at once, as they share all work but the last."""
+    strips = Drawing(heatmap_model(model))
+
+    def draw(
+        image: np.ndarray, progress: Callable[[float], None], classes: Sequence[int] | None = None
+    ) -> np.ndarray:
+        heatmap = strips(image, progress)  # (H, W) or (H, W, K)
+        return heatmap if classes is None else heatmap[..., list(classes)]
+
+    return draw
 
 
 def network(
@@ -23,6 +33,8 @@ def network(
     *,
     patch_size: int,
     subnet: dict[str, Any],
+    classes: int = 2,
+    multilabel: bool = False,
     mean: Any = None,
     std: Any = None,
     **arguments: Any,
@@ -30,9 +42,20 @@ def network(
     """Make a PatchNet: mean and std of the images are for an S that learns from them from scratch."""
     options = dict(subnet)
     if options.pop("kind") == "paper":
-        return PatchNet(shape, patch_size, mean=mean, std=std, **options, **arguments)
+        return PatchNet(
+            shape,
+            patch_size,
+            classes=classes,
+            multilabel=multilabel,
+            mean=mean,
+            std=std,
+            **options,
+            **arguments,
+        )
     tuned, _ = options.pop("fine_tune"), options.pop("fine_tune_rate")
-    S = local_network(options.pop("network"), patch_size=patch_size, **options)
+    S = local_network(
+        options.pop("network"), patch_size=patch_size, classes=classes, multilabel=multilabel, **options
+    )
     if S.patch_size != patch_size:
         raise InputError(
             f"patch_size: the nearest that this network has is {S.patch_size}. Received: {patch_size}"
