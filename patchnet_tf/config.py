@@ -428,6 +428,13 @@ class Comparison(Section):
     images: Count = 16
 
 
+class Evaluation(Section):
+    """How `patchnet evaluate` measures."""
+
+    # Of labels: by which each one's threshold is chosen on the validation images.
+    threshold: Annotated[Literal["youden", "f1"], expect("youden or f1")] = "youden"
+
+
 class Config(Section):
     """One experiment."""
 
@@ -435,6 +442,7 @@ class Config(Section):
     data: Annotated[Data, Field(discriminator="kind")]
     model: Annotated[Model, Field(discriminator="kind"), BeforeValidator(patchnet_by_default)]
     training: Training = Training()
+    evaluation: Annotated[Evaluation, MayChange()] = Evaluation()
     comparison: Annotated[Comparison, MayChange()] = Comparison()
 
     def to_yaml(self) -> str:
@@ -453,6 +461,7 @@ SECTIONS = {
     **{("model", kind): section for kind, section in by_kind(Model).items()},
     **{("model", "preprocessing", kind): section for kind, section in by_kind(Step).items()},
     **{("model", "subnet", kind): section for kind, section in by_kind(Subnet).items()},
+    ("evaluation",): Evaluation,
     ("comparison",): Comparison,
     ("comparison", "baselines"): Baselines,
     ("training",): Training,  # last: of two keys with one name it is likelier meant

@@ -37,6 +37,15 @@ def explain(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to write; by default RUN/heatmaps.")
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="Of several classes or labels, those whose maps are drawn; by default the three most "
+            "probable of each image.",
+            show_default=False,
+        ),
+    ] = None,
     resize: Annotated[
         bool,
         typer.Option("--resize", help="Bring images to the size to which those of training were resized."),
@@ -51,13 +60,17 @@ def explain(
     those of training, and NAME_familiar.png is black there. Colour images are read as grey where the model
     is grey, and grey ones as RGB where it is RGB.
 
+    Of several classes or labels, NAME_heatmap.npy has the maps of all, NAME_heatmap_CLASS.png is that of one,
+    and the overlay shows by its colour which class wins at each pixel.
+
     Example: patchnet explain runs/cells new/*.png --out maps
     """
     with one_line_errors():
         with heavy_imports("train"):
             from ..evaluation.explain import explain as explain_images
         with Reporter() as progress:
-            explained = explain_images(run, images, out, resize=resize, progress=progress)
+            chosen = [name.strip() for name in classes.split(",")] if classes else ()
+            explained = explain_images(run, images, out, classes=chosen, resize=resize, progress=progress)
         show(explained_table(explained))
         print(f"Heatmaps: {out or run / 'heatmaps'}")
 

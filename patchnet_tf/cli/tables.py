@@ -31,6 +31,12 @@ def with_interval(mean: "Mean") -> str:
 
 def explained_table(explained: Sequence[Any]) -> Table:
     """Tabulate the images of `patchnet explain`."""
+    if explained and len(explained[0].probabilities) > 1:
+        table = Table("image", "class", "probability", "maps", "files")
+        for image in explained:
+            q = f"{image.probability:.4f}"
+            table.add_row(str(image.path), image.class_name, q, ", ".join(image.drawn), f"{image.stem}_*")
+        return table
     table = Table("image", "class", "probability of class 1", "files")
     for image in explained:
         table.add_row(str(image.path), image.class_name, f"{image.probability:.4f}", f"{image.stem}_*")

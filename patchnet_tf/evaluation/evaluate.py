@@ -5,13 +5,17 @@ import errno
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from ..data import Examples, load_dataset
-from ..data.batches import Batches
+from ..config import Config
+from ..contract import Classes
+from ..data import Dataset, load_dataset
+from ..data.dataset import Masked
 from ..images import pictures
 from ..progress import Progress, silent
 from ..training.history import read_history
@@ -20,14 +24,18 @@ from ..training.run import HEATMAPS, HISTORY, METRICS, open_run
 from . import metrics, results
 
 STRIP = 6  # rows of the picture of maps
+VALIDATION = "validation"  # the picture of validation images, where there are no masks
 
 
 def evaluate(folder: str | Path, *, progress: Progress = silent) -> results.Run:
     """Measure a finished run on its validation images, and its heatmaps on the masks, where there are any.
 
-    A test split, where the data set has one, is measured as the validation images are.
+    A test split, where the data set has one, is measured as the validation images are. Labels are decided by
+    thresholds that are chosen on the validation images, as `evaluation.threshold` says; of several exclusive
+    classes the most probable wins. A map is measured against the masks of its class.
 
-    Writes metrics.json and, with masks, a picture of the first of them to heatmaps/.
+    Writes metrics.json, and to heatmaps/ a picture of the first images with masks, named after what the masks
+    show, or else of some validation images of each class, validation.png.
 
     Returns:
         What is in metrics.json.
@@ -47,35 +55,136 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> results.Run:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     read_history(folder / HISTORY)  # as the report does
     data = load_dataset(config, progress)
-    batch_size = config.training.batch_size
-    validation = classification(model, data.val, batch_size, "evaluating", progress)
-    test = classification(model, data.test, batch_size, "testing", progress) if data.test else None
-    localization = None
+    figures = classified(model, data, config, lambda split: progress)
+    draw = kind_of(config).drawing(model)
+    maps, localized = None, {}
     if masked := data.masked:
-        maps = draw_maps(kind_of(config).drawing(model), masked.images, progress)
-        localization = metrics.localization(maps, masked.masks)
-        shown = slice(STRIP)
-        strip = pictures.strip(
-            masked.images[shown],
-            maps[shown],
-            model.predict(masked.images[shown], verbose=0),
-            labels=None if masked.labels is None else masked.labels[shown],
-            masks=masked.masks[shown],
-            class_names=data.class_names,
-            normalized=kind_of(config).min_max_normalized,
-        )
-        (folder / HEATMAPS).mkdir(exist_ok=True)
-        pictures.save_png(strip, folder / HEATMAPS / f"{masked.name}.png")
-    measured = results.Run(
-        date=datetime.date.today(),
-        versions=versions(),
-        validation=validation,
-        test=test,
-        masks=masked.name if masked else None,
-        localization=localization,
-    )
+        maps = draw_maps(draw, masked.images, progress, None if data.classes.binary else masked.labels)
+        localized = {"masks": masked.name} | located(maps, masked, data.classes)
+    (folder / HEATMAPS).mkdir(exist_ok=True)
+    picture = draw_picture(model, data, config, figures.get("thresholds"), draw, maps, progress)
+    pictures.save_png(picture, folder / HEATMAPS / f"{masked.name if masked else VALIDATION}.png")
+    measured = results.Run(date=datetime.date.today(), versions=versions(), **figures, **localized)
     measured.write(folder / METRICS)
     return measured
+
+
+def classified(
+    model: keras.Model, data: Dataset, config: Config, progress: Callable[[str], Progress]
+) -> dict[str, Any]:
+    """Measure how well a model classifies each split: the fields of `results.Run` and `results.Model`.
+
+    Args:
+        model: of a run.
+        data: its `val`, and its `test`, where there is one.
+        config: of the run.
+        progress: takes the name of a split, and returns what is told about it.
+    """
+    classes, fields = data.classes, {}
+    if not classes.binary:
+        fields |= {"classes": classes.names, "multilabel": not classes.exclusive}
+    thresholds = None
+    splits = {"": ("validation", "evaluating", data.val), "test_": ("test", "testing", data.test)}
+    for prefix, (split, task, examples) in splits.items():
+        if examples is None:
+            continue
+        q = probabilities_of(model, examples.images, config.training.batch_size, task, progress(split))
+        if classes.binary:
+            fields[split] = metrics.classification(q, examples.labels)
+            continue
+        if not classes.exclusive and thresholds is None:
+            rule = config.evaluation.threshold
+            thresholds = metrics.choose_thresholds(q, examples.labels, rule=rule)
+            fields |= {"thresholds": list(thresholds), "thresholds_by": rule}
+        fields[split], by_class = metrics.classification_of_classes(q, examples.labels, thresholds)
+        fields[f"{prefix}per_class"] = dict(zip(classes.names, by_class, strict=True))
+        fields[f"{prefix}calibration"] = metrics.calibration(q, examples.labels)
+        if classes.exclusive:
+            fields[f"{prefix}confusion"] = metrics.confusion_matrix(q, examples.labels).tolist()
+    return fields
+
+
+def probabilities_of(
+    model: keras.Model, images: np.ndarray, batch_size: int, task: str, progress: Progress
+) -> np.ndarray:
+    """Return what a model makes of images (N, H, W, C), (N, 1) or (N, K); tells after each batch."""
+    batches = []
+    count = -(-len(images) // batch_size)
+    for k in range(count):
+        batches.append(model.predict_on_batch(images[k * batch_size : (k + 1) * batch_size]))
+        progress(task, k + 1, count)
+    return np.concatenate(batches)
+
+
+def located(maps: np.ndarray, masked: Masked, classes: Classes) -> dict[str, Any]:
+    """Measure maps (M, H, W) against their masks: over all, and of several classes each by itself."""
+    fields: dict[str, Any] = {"localization": metrics.localization(maps, masked.masks)}
+    if not classes.binary:
+        each = metrics.localization_by_class(maps, masked.masks, masked.labels, len(classes.names))
+        fields["localization_per_class"] = dict(zip(classes.names, each, strict=True))
+    return fields
+
+
+def draw_maps(
+    draw: Draw, images: np.ndarray, progress: Progress, classes: np.ndarray | None = None
+) -> np.ndarray:
+    """Draw the maps (N, H, W), float32 in [0, 1], of images (N, H, W, C); tells after each strip.
+
+    `classes` says of which class, where there are several. Equal images beside each other, which have masks
+    of several labels, are drawn once.
+    """
+    maps = np.empty(images.shape[:3], "float32")
+    starts = [k for k in range(len(images)) if not k or not np.array_equal(images[k], images[k - 1])]
+    for k, end in zip(starts, [*starts[1:], len(images)], strict=True):
+
+        def show(share: float, k: int = k, end: int = end) -> None:
+            progress("heatmaps", k + share * (end - k), len(images))
+
+        if classes is None:
+            maps[k:end] = draw(images[k], show)
+        else:
+            maps[k:end] = np.moveaxis(draw(images[k], show, classes[k:end].tolist()), -1, 0)
+    return maps
+
+
+def draw_picture(
+    model: keras.Model,
+    data: Dataset,
+    config: Config,
+    thresholds: Sequence[float] | None,
+    draw: Draw,
+    maps: np.ndarray | None,
+    progress: Progress,
+) -> np.ndarray:
+    """Draw a strip of images with masks, of which `maps` are there, or else of some validation images."""
+    classes, normalized = data.classes, kind_of(config).min_max_normalized
+    if masked := data.masked:
+        shown = first_of_each(None if classes.binary else masked.labels, len(masked.images))
+        images, masks, maps = masked.images[shown], masked.masks[shown], maps[shown]
+        labels = None if masked.labels is None else masked.labels[shown]
+    else:
+        few = data.val.some_of_each(2 if len(classes.names) <= STRIP // 2 else 1)
+        images, labels, masks = few.images[: 2 * STRIP], few.labels[: 2 * STRIP], None
+    probabilities = model.predict(images, verbose=0)
+    if not classes.binary and not normalized:
+        every = [draw(image, lambda share: progress("heatmaps", share, 1)) for image in images]  # (H, W, K)
+        return pictures.class_strip(
+            images, every, probabilities, labels, masks, classes.names, thresholds=thresholds
+        )
+    names, of_class = classes.names, None
+    if not classes.binary:  # maps that do not compare between classes: each image has that of its own
+        of_class = labels if np.ndim(labels) == 1 else np.argmax(labels, axis=1)
+        probabilities, labels = probabilities[np.arange(len(images)), of_class], None
+        names = ("other classes", "its class") if classes.exclusive else ("not its label", "its label")
+    maps = draw_maps(draw, images, progress, of_class) if maps is None else maps
+    return pictures.strip(images, maps, probabilities, labels, masks, names, normalized=normalized)
+
+
+def first_of_each(labels: np.ndarray | None, count: int) -> np.ndarray:
+    """Return which of `count` images a strip shows: the first, of several classes the first of each."""
+    if labels is None:
+        return np.arange(min(STRIP, count))
+    return np.unique(labels, return_index=True)[1][:STRIP]
 
 
 def versions() -> dict[str, str]:
@@ -87,23 +196,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             numbers[name] = "not installed"
     return numbers
-
-
-def draw_maps(draw: Draw, images: np.ndarray, progress: Progress) -> np.ndarray:
-    """Draw the maps (N, H, W), float32 in [0, 1], of images (N, H, W, C); tells after each strip."""
-    maps = np.empty(images.shape[:3], "float32")
-    for k, image in enumerate(images):
-        maps[k] = draw(image, lambda share, k=k: progress("heatmaps", k + share, len(images)))
-    return maps
-
-
-def classification(
-    model: keras.Model, examples: Examples, batch_size: int, task: str, progress: Progress
-) -> results.Measures:
-    """Measure how well a model classifies examples."""
-    batches = Batches(examples, batch_size)
-    q: list[float] = []
-    for k in range(len(batches)):
-        q.extend(model.predict_on_batch(batches[k][0])[:, 0].tolist())
-        progress(task, k + 1, len(batches))
-    return metrics.classification(q, examples.labels)

@@ -1,10 +1,18 @@
 """Draw the maps of any images with the model of a run."""
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import keras
+import numpy as np
+
+from ..config import Config
+from ..contract import Contract, Pixels
 from ..data import check_images
 from ..errors import InputError
 from ..files import write_array
@@ -14,17 +22,40 @@ from ..images.reading import read_image
 from ..model.heatmaps import Drawing, heatmap_model
 from ..progress import Progress, silent
 from ..training.kinds import kind_of
-from ..training.run import HEATMAPS, open_run
+from ..training.run import HEATMAPS, METRICS, classes_of, open_run
+from . import results
+
+SHOWN = 3  # classes that are drawn unless some are chosen
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was written for one image: `stem`_heatmap.png, _heatmap.npy, _overlay.png, maybe _familiar.png."""
+    """What was found and written for one image.
+
+    Attributes:
+        path: the image file.
+        probabilities: of class 1, (q,), or of each of several classes or labels.
+        class_names: what the image is called: one name, or those of its labels, which may be none.
+        stem: the files are `stem`_heatmap.npy, _overlay.png, maybe _familiar.png, and, of two classes,
+            _heatmap.png.
+        drawn: of several classes or labels, those whose maps were drawn: `stem`_heatmap_CLASS.png.
+    """
 
     path: Path
-    probability: float
-    class_name: str
+    probabilities: tuple[float, ...]
+    class_names: tuple[str, ...]
     stem: str
+    drawn: tuple[str, ...] = ()
+
+    @property
+    def probability(self) -> float:
+        """That of class 1, or of several classes the highest."""
+        return max(self.probabilities)
+
+    @property
+    def class_name(self) -> str:
+        """The name of its class, those of its labels, or "none"."""
+        return ", ".join(self.class_names) or "none"
 
 
 def explain(
@@ -32,6 +63,7 @@ def explain(
     paths: Sequence[str | Path],
     out: str | Path | None = None,
     *,
+    classes: Sequence[str] = (),
     resize: bool = False,
     progress: Progress = silent,
 ) -> list[Explanation]:
@@ -39,7 +71,7 @@ def explain(
 
     A baseline's map is its CAM or Grad-CAM, scaled for each image; of a PatchNet no value is ever rescaled.
     A colour image is read as grey where the model is grey, a grey one as RGB where the model is RGB. All
-    images are checked before the first is drawn.
+    images are checked before the first is drawn, and no more than one is held at a time.
 
     Args:
         folder: the run folder.
@@ -48,13 +80,19 @@ def explain(
             (H, W) in [0, 1]) and NAME_overlay.png; None means heatmaps/ in the run folder. Of a model with
             model.familiarity also NAME_familiar.png, white where the image is like those of training and
             black where it is not; the overlay is hatched there. Of images with
-            the same NAME the second becomes NAME-2, and so on.
+            the same NAME the second becomes NAME-2, and so on. Of several classes or labels, the array is
+            (H, W, K), the overlay shows which class wins at each pixel, and NAME_heatmap_CLASS.png is the map
+            of a class; of a baseline, whose maps of classes do not compare, the overlay is that of the most
+            probable class.
+        classes: names of those whose maps are written as pictures, where there are several; empty means the
+            three most probable of each image.
         resize: bring images to the size to which those of training were resized (data.size); otherwise
             they keep their own.
         progress: told after each image.
 
     Raises:
-        InputError: the folder is no finished run, or an image cannot be read or is too small.
+        InputError: the folder is no finished run, an image cannot be read or is too small, or the run has no
+            such class.
         OSError: something cannot be written.
 
     Warns:
@@ -65,12 +103,22 @@ def explain(
         0.031
     """
     config, model = open_run(folder)
-    kind = kind_of(config)
+    kind, contract = kind_of(config), contract_of(Path(folder), config, model)
+    names = contract.classes.names
+    if classes and contract.classes.binary:
+        raise InputError(
+            f"classes: expected none, as two classes have one map. Received: {', '.join(classes)}"
+        )
+    if unknown := [name for name in classes if name not in names]:
+        raise InputError(f"classes: expected some of {', '.join(names)}. Received: {', '.join(unknown)}")
     trained = config.data.resized_to
-    images = []
-    for path in paths:
+
+    def read(path: str | Path) -> np.ndarray:
         image = read_image(path, model.input_shape[-1])
-        image = resized(image, trained) if resize else image
+        return resized(image, trained) if resize else image
+
+    for path in paths:
+        image = read(path)
         check_images(image[None], smallest=kind.smallest_image(config.model), what=str(path))
         if kind.fixed_size(config.model) and image.shape[:2] != model.input_shape[1:3]:
             height, width = model.input_shape[1:3]
@@ -84,38 +132,83 @@ def explain(
                 f"explained as it is, {image.shape[0]} x {image.shape[1]} (resize=True, --resize)",
                 stacklevel=2,
             )
-        images.append(image)
 
     out = Path(folder) / HEATMAPS if out is None else Path(out)
     out.mkdir(parents=True, exist_ok=True)
     draw = kind.drawing(model)
     familiarity = getattr(model, "familiarity", None) and Drawing(heatmap_model(model, kind="familiar"))
-    names = config.data.classes or ("class 0", "class 1")
     explained: list[Explanation] = []
-    for path, image in zip(map(Path, paths), images, strict=True):
+    for path in map(Path, paths):
         done = len(explained)
-        progress("heatmaps", done, len(images), path.name)
+        progress("heatmaps", done, len(paths), path.name)
 
         def show(share: float, done: int = done, name: str = path.name) -> None:
-            progress("heatmaps", done + share, len(images), name)
+            progress("heatmaps", done + share, len(paths), name)
 
-        heatmap = draw(image, show).astype("float32")  # (H, W)
-        probability = float(model.predict(image[None], verbose=0)[0, 0])
-        stem = free_stem(path.stem, {e.stem for e in explained})
+        image = read(path)
+        heatmap = draw(image, show).astype("float32")  # (H, W) or (H, W, K)
+        q = model.predict(image[None], verbose=0)[0]  # (1,) or (K,)
+        stem, drawn = free_stem(path.stem, {e.stem for e in explained}), ()
         write_array(out / f"{stem}_heatmap.npy", heatmap)
-        pictures.save_png(pictures.grey(heatmap), out / f"{stem}_heatmap.png")
-        overlay = pictures.overlay(image, heatmap)
+        if contract.classes.binary:
+            pictures.save_png(pictures.grey(heatmap), out / f"{stem}_heatmap.png")
+        else:
+            drawn = tuple(classes) or tuple(names[k] for k in np.argsort(-q, kind="stable")[:SHOWN])
+            for name in drawn:
+                grey = pictures.grey(heatmap[..., names.index(name)])
+                pictures.save_png(grey, out / f"{stem}_heatmap_{file_name(name, names)}.png")
+        overlay, with_legend = coloured(image, heatmap, q, contract, kind.min_max_normalized)
         if familiarity:
             familiar = familiarity(image)  # (H, W), bool
             pictures.save_png(pictures.grey(familiar), out / f"{stem}_familiar.png")
             overlay = pictures.hatched(overlay, ~familiar)
-        overlay = pictures.with_legend(overlay, names, normalized=kind.min_max_normalized)
+        overlay = with_legend(overlay)
         if familiarity:
             overlay = pictures.with_hatching_legend(overlay)
         pictures.save_png(overlay, out / f"{stem}_overlay.png")
-        explained.append(Explanation(path, probability, names[probability > 0.5], stem))
-    progress("heatmaps", len(images), len(images))
+        probabilities = tuple(map(float, q))
+        explained.append(Explanation(path, probabilities, contract.names_of(probabilities), stem, drawn))
+    progress("heatmaps", len(paths), len(paths))
     return explained
+
+
+def coloured(
+    image: np.ndarray, heatmap: np.ndarray, q: np.ndarray, contract: Contract, normalized: bool
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Return the overlay, and what puts its legend below; of several classes it shows the winners."""
+    names, exclusive = contract.classes.names, contract.classes.exclusive
+    if not contract.classes.binary and not normalized:
+        chosen = pictures.with_colours(len(names), q)
+        thresholds = None if exclusive else contract.thresholds
+        overlay = pictures.class_overlay(image, heatmap, coloured=chosen, thresholds=thresholds)
+        options = {"class_names": names, "coloured": chosen, "multilabel": not exclusive}
+        return overlay, partial(pictures.with_class_legend, **options)
+    if not contract.classes.binary:  # maps that do not compare between classes
+        most = int(np.argmax(q))
+        heatmap, names = heatmap[..., most], ("others" if exclusive else "without", names[most])
+    legend = partial(pictures.with_legend, class_names=names, normalized=normalized)
+    return pictures.overlay(image, heatmap), legend
+
+
+def contract_of(folder: Path, config: Config, model: keras.Model) -> Contract:
+    """Return what the model of a run takes and answers; labels have the thresholds of its evaluation."""
+    fields: dict[str, Any] = {}
+    classes = classes_of(config)
+    if not classes.exclusive and (folder / METRICS).is_file():
+        thresholds = results.Run.read(folder / METRICS).thresholds
+        fields = {} if thresholds is None else {"thresholds": tuple(thresholds)}
+    smallest = kind_of(config).smallest_image(config.model)
+    return Contract(
+        classes=classes, pixels=Pixels(channels=model.input_shape[-1]), smallest=smallest, **fields
+    )
+
+
+def file_name(name: str, names: Sequence[str]) -> str:
+    """Return the name of a class as part of a file's name, with its number where others are alike."""
+    plain = [re.sub(r"[^\w-]", "_", each) for each in names]
+    k = names.index(name)
+    alike = [each.casefold() for each in plain].count(plain[k].casefold()) > 1
+    return f"{plain[k]}_{k}" if alike else plain[k]
 
 
 def free_stem(stem: str, taken: set[str]) -> str:

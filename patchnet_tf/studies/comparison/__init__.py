@@ -10,6 +10,7 @@ probability while pixels are deleted and inserted in the order of the maps. The 
     maps/images.npy             (N, H, W, C), uint8: the images that maps were drawn of: those with masks, or
                                 else some validation images of each class
     maps/masks.npy              (N, H, W), bool; absent where there are no masks
+    maps/classes.npy            (N,), of several classes or labels the one whose map is drawn of each image
     maps/METHOD.npy             (N, H, W), float32 in [0, 1]; METHOD is patchnet17, ..., cam, grad_cam,
                                 pretrained_cam or pretrained_grad_cam
     maps/METHOD_curves.npz      what became of the probability, see `measuring`

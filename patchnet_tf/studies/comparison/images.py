@@ -18,42 +18,65 @@ class Chosen(NamedTuple):
     Attributes:
         images: (N, H, W, C), uint8.
         masks: (N, H, W), bool, or None.
-        labels: N labels, None where an image shows both classes.
+        labels: N labels, None where an image shows both classes; a list where it may have several labels.
         names: N texts.
+        classes: (N,), of several classes or labels the one whose map is drawn of each image: that of its
+            mask, or else its own. None of two.
     """
 
     images: np.ndarray
     masks: np.ndarray | None
-    labels: list[int | None]
+    labels: list[int | list[int] | None]
     names: list[str]
+    classes: np.ndarray | None = None
 
 
 def choose(config: Config, data: Dataset) -> Chosen:
-    """Return the images with masks, or else `comparison.images` validation images, half of each class."""
+    """Return the images with masks, or else `comparison.images` validation images, as many of each class."""
     if masked := data.masked:
         labels = [None] * len(masked.images) if masked.labels is None else masked.labels.tolist()
         names = masked.names or [f"{masked.name} {k}" for k in range(1, len(masked.images) + 1)]
-        return Chosen(masked.images, masked.masks, labels, list(names))
-    wanted, indices = config.comparison.images, []
-    for label, count in ((0, wanted // 2), (1, wanted - wanted // 2)):
-        of_class = np.flatnonzero(data.val.labels == label)
-        places = np.linspace(0, len(of_class) - 1, min(count, len(of_class)))  # neighbours are often alike
-        indices += of_class[places.round().astype(int)].tolist()
+        classes = None if data.classes.binary else masked.labels
+        return Chosen(masked.images, masked.masks, labels, list(names), classes)
+    count, indices, classes = len(data.classes.names), [], []
+    truth = data.val.labels if data.val.labels.ndim == 2 else np.eye(count, dtype=bool)[data.val.labels]
+    wanted = np.diff([config.comparison.images * k // count for k in range(count + 1)])
+    for label, few in enumerate(wanted):
+        of_class = np.flatnonzero(truth[:, label])
+        of_class = of_class[~np.isin(of_class, indices)]
+        indices += of_class[spread(len(of_class), few)].tolist()
+        classes += [label] * (len(indices) - len(classes))
     labels = data.val.labels[indices].tolist()
-    names = data.val_names or [f"{data.class_names[label]} {k}" for k, label in enumerate(data.val.labels, 1)]
-    return Chosen(data.val.images[indices], None, labels, [names[k] for k in indices])
+    if not data.classes.exclusive:
+        labels = [np.flatnonzero(row).tolist() for row in labels]
+    kinds = [data.class_names[row.argmax()] if row.any() else "none" for row in truth]
+    names = data.val_names or [f"{name} {k}" for k, name in enumerate(kinds, 1)]
+    return Chosen(
+        data.val.images[indices],
+        None,
+        labels,
+        [names[k] for k in indices],
+        None if data.classes.binary else np.array(classes),
+    )
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Return so many of the numbers below `count`, or all, evenly: neighbours are often alike."""
+    return np.linspace(0, count - 1, min(wanted, count)).round().astype(int).tolist()
 
 
 def keep(maps: Path, chosen: Chosen) -> None:
-    """Write images and masks; maps of other images that are there are taken away."""
+    """Write images, masks and classes; maps of other images or classes that are there are taken away."""
     path = maps / "images.npy"
-    if not np.array_equal(read_arrays(path), chosen.images):
+    same = np.array_equal(read_arrays(path), chosen.images)
+    if not same or not np.array_equal(read_arrays(maps / "classes.npy"), chosen.classes):
         forget(maps, "*")
     write_array(path, chosen.images)
-    if chosen.masks is None:
-        (maps / "masks.npy").unlink(missing_ok=True)
-    else:
-        write_array(maps / "masks.npy", chosen.masks)
+    for name in ("masks", "classes"):
+        if getattr(chosen, name) is None:
+            (maps / f"{name}.npy").unlink(missing_ok=True)
+        else:
+            write_array(maps / f"{name}.npy", getattr(chosen, name))
 
 
 def forget(maps: Path, method: str) -> None:

@@ -10,7 +10,7 @@ from scipy.integrate import trapezoid
 from ...config import Config
 from ...data import Dataset
 from ...evaluation import metrics, results
-from ...evaluation.evaluate import classification, draw_maps
+from ...evaluation.evaluate import classified, draw_maps, located
 from ...evaluation.faithfulness import deletion, insertion
 from ...files import replacing, write_array
 from ...progress import Progress
@@ -19,7 +19,7 @@ from ...training.kinds import kind_of
 from ...training.run import open_run
 from ...training.train import Training
 from .candidates import Candidate
-from .images import Chosen, read_arrays
+from .images import Chosen, read_arrays, spread
 
 STEPS = 25  # of the deletion and insertion curves
 
@@ -42,12 +42,12 @@ class Measured(NamedTuple):
     Attributes:
         model: of the network.
         methods: of its maps.
-        probability: of class 1, for each chosen image.
+        probability: of class 1, or of each class, for each chosen image.
     """
 
     model: results.Model
     methods: list[Drawn]
-    probability: list[float]
+    probability: list[float] | list[list[float]]
 
 
 def measure(
@@ -64,21 +64,21 @@ def measure(
 
         return show
 
-    batch_size = config.training.batch_size
-    splits = {
-        split: classification(model, examples, batch_size, split, step(k)) if examples else None
-        for k, (split, examples) in enumerate({"validation": data.val, "test": data.test}.items())
-    }
-    probability = model.predict(chosen.images, batch_size=batch_size, verbose=0)[:, 0].tolist()
+    figures = classified(model, data, config, lambda split: step(split == "test"))
+    q = model.predict(chosen.images, batch_size=config.training.batch_size, verbose=0)  # (N, 1) or (N, K)
+    probability = (q[:, 0] if data.classes.binary else q).tolist()
 
     drawn = []
     for k, (of_method, drawing) in enumerate(methods, 1):
         path = folder / "maps" / f"{of_method.method}.npy"
         maps = read_arrays(path)
         if maps is None:
-            maps = draw_maps(drawing(model), chosen.images, step(2 * k))
+            maps = draw_maps(drawing(model), chosen.images, step(2 * k), chosen.classes)
             write_array(path, maps)
         per_image = {} if chosen.masks is None else metrics.per_image(maps, chosen.masks)
+        by_class = None
+        if per_image and chosen.classes is not None:
+            by_class = located(maps, data.masked, data.classes)["localization_per_class"]
         curves = folder / "maps" / f"{of_method.method}_curves.npz"
         method = results.Method(
             slug=of_method.method,
@@ -86,6 +86,7 @@ def measure(
             model=names.slug,
             min_max_normalized=kind_of(config).min_max_normalized,
             localization={name: metrics.summarize(values) for name, values in per_image.items()} or None,
+            localization_per_class=by_class,
             faithfulness=faithfulness(curves, model, maps, chosen, config, step(2 * k + 1)),
         )
         drawn.append(Drawn(method, per_image))
@@ -100,7 +101,7 @@ def measure(
             best_epoch=ending.best.epoch,
             seconds_per_epoch=seconds_per_epoch(ending.rows),
             ended=ending.reason,
-            **splits,
+            **figures,
         ),
         drawn,
         probability,
@@ -112,10 +113,15 @@ def faithfulness(
 ) -> results.Faithfulness | None:
     """Return areas and mean curves of deletion and insertion, which a network and its own maps have.
 
-    They are over the first `comparison.images` images of class 1, or of both classes at once, the same for
-    all methods. `path` keeps "share" (25 steps), "deletion" and "insertion" (images, 26).
+    They are over the first `comparison.images` images of class 1, or of both classes at once; of several
+    classes over so many images from all, each by the probability and the map of its class. They are the same
+    for all methods. `path` keeps "share" (25 steps), "deletion" and "insertion" (images, 26).
     """
-    ones = [k for k, label in enumerate(chosen.labels) if label != 0][: config.comparison.images]
+    count = config.comparison.images
+    if chosen.classes is None:
+        ones = [k for k, label in enumerate(chosen.labels) if label != 0][:count]
+    else:  # they stand class by class
+        ones = spread(len(chosen.images), count)
     if not ones:
         return None
     curves = read_arrays(path)
@@ -139,7 +145,9 @@ def draw_curves(
     for done, k in enumerate(indices):
         progress("deletion and insertion", done, len(indices), chosen.names[k])
         for name, curve in (("deletion", deletion), ("insertion", insertion)):
-            curves[name].append(curve(model, chosen.images[k : k + 1], maps[k : k + 1], steps=STEPS))
+            of_class = None if chosen.classes is None else int(chosen.classes[k])
+            image, heatmap = chosen.images[k : k + 1], maps[k : k + 1]
+            curves[name].append(curve(model, image, heatmap, class_index=of_class, steps=STEPS))
     progress("deletion and insertion", len(indices), len(indices))
     probabilities = {name: np.concatenate([c.probabilities for c in each]) for name, each in curves.items()}
     return {"share": curves["deletion"][0].shares} | probabilities

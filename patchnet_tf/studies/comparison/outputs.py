@@ -11,7 +11,7 @@ from ...evaluation.results import Mean, count_images, to_json
 from ...files import write_rows
 from ...images.pictures import save_png, side_by_side
 from ...reporting import plots
-from .images import Chosen, read_arrays
+from .images import Chosen, read_arrays, spread
 
 SHOWN = 4  # images in heatmaps.png
 UNDEFINED = Mean(math.nan, math.nan, math.nan, 0, 0)
@@ -88,18 +88,24 @@ def heatmaps(
 ) -> np.ndarray:
     """Draw a few of the images as each PatchNet sees them: the first with masks, or some of each class."""
     shown = list(range(len(chosen.images)))[:SHOWN]
-    if chosen.masks is None:
+    if chosen.classes is not None:
+        shown = spread(len(chosen.images), SHOWN)
+    elif chosen.masks is None:
         shown = [k for label in (0, 1) for k in np.flatnonzero(np.equal(chosen.labels, label))[: SHOWN // 2]]
-    labels = [chosen.labels[k] for k in shown]
+    labels, class_names = [chosen.labels[k] for k in shown], compared.class_names
+    if chosen.classes is not None:
+        labels, class_names = [None], ("other classes", "its class")
+
+    def probability(k: int, slug: str) -> float:
+        q = compared.images[k].probability[slug]
+        return q if chosen.classes is None else q[chosen.classes[k]]
+
     names = {f"p = {model.patch_size}": (model, method) for model, method in patchnets}
     return side_by_side(
         chosen.images[shown],
         {name: read_arrays(maps / f"{method.slug}.npy")[shown] for name, (_, method) in names.items()},
-        {
-            name: [compared.images[k].probability[model.slug] for k in shown]
-            for name, (model, _) in names.items()
-        },
+        {name: [probability(k, model.slug) for k in shown] for name, (model, _) in names.items()},
         None if None in labels else labels,
         None if chosen.masks is None else chosen.masks[shown],
-        compared.class_names,
+        class_names,
     )

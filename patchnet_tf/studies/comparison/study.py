@@ -123,6 +123,7 @@ def summarize(config: Config, data: Dataset, chosen: Chosen, measured: list[Meas
         versions=versions(),
         name=config.name,
         class_names=data.class_names,
+        multilabel=not data.classes.exclusive,
         masks=data.masked.name if data.masked else None,
         models=[each.model for each in measured],
         methods=[drawn.method for each in measured for drawn in each.methods],
