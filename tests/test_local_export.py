@@ -63,6 +63,15 @@ def test_onnx_file_is_plain(model, rng, tmp_path):
     check(model, Predictor(path), rng)
 
 
+def test_a_large_image_can_be_drawn_in_parts(model, rng, tmp_path):
+    """Two parts that overlap by p - 1 = 14 columns, each without 7 at the cut, are the whole map."""
+    predict = Predictor(to_onnx(model, tmp_path / "model.onnx").path)
+    image = rng.integers(0, 256, (20, 60, 3), "uint8")
+    left, right = predict(image[:, :37]).heatmap, predict(image[:, 23:]).heatmap
+    parts = np.concatenate([left[:, :30], right[:, 7:]], axis=1)
+    np.testing.assert_allclose(parts, predict(image).heatmap, rtol=0, atol=1e-5)
+
+
 def test_saved_model_is_plain(model, rng, tmp_path):
     loaded = tf.saved_model.load(str(to_saved_model(model, tmp_path / "served").path))
     serve = loaded.signatures["serving_default"]

@@ -159,9 +159,7 @@ def standardize(
     means, stds = numbers("mean", mean), numbers("std", std)
     if not all(s > 0 for s in stds):
         raise ValueError(f"`std` must be positive. Received: std={std}")
-    return keras.layers.Rescaling(
-        scale=[1 / s for s in stds],
-        offset=[-m / s for m, s in zip(means, stds, strict=True)],
-        name="standardize",
-        **options,
-    )
+    scales, offsets = [1 / s for s in stds], [-m / s for m, s in zip(means, stds, strict=True)]
+    if len(set(scales)) == len(set(offsets)) == 1:  # ONNX Runtime is slower with lists
+        scales, offsets = scales[0], offsets[0]
+    return keras.layers.Rescaling(scales, offsets, name="standardize", **options)
