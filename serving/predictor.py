@@ -115,7 +115,9 @@ class Predictor:
             raise FileNotFoundError(f"There is no model file {path}")
         manifest.check(path)
         self._session = open_session(path, PROVIDERS[device], threads)
-        self._can_switch = any(tensor.name == HEATMAP_WANTED for tensor in self._session.get_inputs())
+        # An input with a default value is not among the session's inputs.
+        optional = [tensor.name for tensor in self._session.get_overridable_initializers()]
+        self._can_switch = HEATMAP_WANTED in optional
         self.provider = self._session.get_providers()[0]
         if self.provider != PROVIDERS[device][0] and not allow_fallback:
             raise RuntimeError(

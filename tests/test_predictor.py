@@ -2,6 +2,7 @@ import concurrent.futures
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -136,3 +137,16 @@ def test_serving_loads_no_tensorflow():
         "sys.exit(bool(heavy & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_probability_does_without_the_heatmap(path, rng):
+    """What is fed for it makes ONNX Runtime's heatmap empty."""
+    predict, fed = Predictor(path), []
+    session = predict._session
+    predict._session = SimpleNamespace(
+        run=lambda names, feeds, options: fed.append(feeds) or session.run(names, feeds)
+    )
+    image = rng.integers(0, 256, (12, 11, 1), "uint8")
+    for ask, shape in ((predict.probability, (0, 0, 0)), (predict, (1, 12, 11))):
+        ask(image)
+        assert session.run(["heatmap"], fed.pop())[0].shape == shape
