@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_fit_script(tmp_path):
     """The script runs as printed, in a folder of its own, and what follows goes on from there."""
-    script, pretrained = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    script, pretrained, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert script.count("\n") < 20
     assert pretrained.count("\n") <= 8
     done = subprocess.run(
@@ -25,6 +25,26 @@ def test_fit_script(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "heatmaps.png").is_file()
     assert (tmp_path / "model.keras").is_file()
+
+
+def test_script_of_three_classes(tmp_path):
+    """It runs as printed, and its maps find the three photographs."""
+    script = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[2]
+    assert script.count("\n") < 20
+    check = """
+truth = np.repeat(range(3), 64)  # of each column
+assert np.mean(maps[0].argmax(-1) == truth) > 2 / 3  # chance: 1 / 3
+assert np.abs(maps.sum(-1) - 1).max() < 1e-5
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script + check],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "classes.png").is_file()
 
 
 def test_dependency_table():
