@@ -162,7 +162,7 @@ def explain(
             familiar = familiarity(image)  # (H, W), bool
             pictures.save_png(pictures.grey(familiar), out / f"{stem}_familiar.png")
             overlay = pictures.hatched(overlay, ~familiar)
-        overlay = with_legend(overlay)
+        overlay = with_legend(pictures.enlarged(overlay))  # or a small one would be lost beside its legend
         if familiarity:
             overlay = pictures.with_hatching_legend(overlay)
         pictures.save_png(overlay, out / f"{stem}_overlay.png")
