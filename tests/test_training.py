@@ -13,6 +13,7 @@ from patchnet_tf.config import load_config
 from patchnet_tf.data import load_dataset
 from patchnet_tf.errors import InputError
 from patchnet_tf.evaluation.evaluate import evaluate
+from patchnet_tf.files import holding
 from patchnet_tf.training.run import open_run
 from patchnet_tf.training.train import ended, train
 
@@ -73,6 +74,16 @@ train(load_config(sys.argv[1]), sys.argv[2], progress=kill)
     assert [row.epoch for row in trained.rows] == [1, 2, 3, 4]
     # Another process, and yet the very same losses as the run that nothing interrupted.
     assert history(folder) == history(run)
+
+
+def test_two_trainings_in_one_folder(run, small, tmp_path):
+    """One that is killed holds its folder no longer: see the test above."""
+    with holding(run), pytest.raises(InputError, match="another training writes there; choose another --out"):
+        train(load_config(small), run, resume=True)
+    (tmp_path / "new").mkdir()
+    with holding(tmp_path / "new"), pytest.raises(InputError, match="another training writes there"):
+        train(load_config(small), tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_resume_a_finished_run_with_more_epochs(small, tmp_path):

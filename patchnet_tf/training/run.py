@@ -12,6 +12,8 @@
 Each file is written beside its place and then renamed, so it is never half there.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -20,6 +22,7 @@ from ..config import Config, load_config
 from ..contract import Classes, make_classes
 from ..data import Dataset
 from ..errors import InputError, one_line
+from ..files import holding
 from ..model.saving import load_model
 
 CONFIG = "config.yaml"
@@ -64,6 +67,26 @@ def claim(folder: Path, config: Config, resume: bool) -> bool:
     if checkpoint.is_file() and not checkpoint.stat().st_size:
         raise InputError(f"{checkpoint}: not the checkpoint of this run, or damaged")
     return checkpoint.is_file()
+
+
+@contextlib.contextmanager
+def begun(folder: Path, config: Config, resume: bool) -> Iterator[bool]:
+    """`claim` a folder and hold it, so that no other training writes there.
+
+    It is made if need be, and goes again where it stays empty.
+    """
+    claim(folder, config, resume)
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with holding(folder):
+            yield claim(folder, config, resume)  # again: what was there may have become another's
+    except BlockingIOError:
+        raise InputError(f"{folder}: another training writes there; choose another --out") from None
+    finally:
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def unstarted(folder: Path) -> bool:

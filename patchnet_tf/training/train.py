@@ -1,5 +1,6 @@
 """Train the model of a configuration in a run folder, to its end or from where it was cut off."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from .features import FeatureBatches
 from .history import Row
 from .kinds import kind_of
 from .recorder import Recorder, digest, read_checkpoint
-from .run import CHECKPOINT, CONFIG, HEATMAPS, MODEL, TENSORBOARD, claim, with_classes
+from .run import CHECKPOINT, CONFIG, HEATMAPS, MODEL, TENSORBOARD, begun, claim, with_classes
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,21 @@ def train(
         check_snapshots(config, group)
     data = data or load_dataset(config, progress)
     config = with_classes(config, data)
-    path = folder / CHECKPOINT
-    checkpoint = group.on_main(lambda: path.read_bytes() if claim(folder, config, resume) else b"")
 
+    with contextlib.ExitStack() as until_the_end:
+
+        def begin() -> bytes:
+            resumed = until_the_end.enter_context(begun(folder, config, resume))
+            return (folder / CHECKPOINT).read_bytes() if resumed else b""
+
+        return train_on(group.on_main(begin), config, folder, data, group, progress)
+
+
+def train_on(
+    checkpoint: bytes, config: Config, folder: Path, data: Dataset, group: ProcessGroup, progress: Progress
+) -> Training:
+    """Train from a checkpoint, or from the beginning where it is empty, and write the model."""
+    settings = config.training
     with group.scope:
         model = build(config, data)
         # Of a frozen network, the features are computed once, and the rest is trained on them.
@@ -99,7 +112,6 @@ def train(
         training, validation = group.shard(batches), group.shard(held_back)
 
         if group.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
             with replacing(folder / CONFIG) as part:
                 part.write_text(config.to_yaml(), encoding="utf-8")
         recorder = Recorder(folder, digest(data.train), batches, convergence, progress, writes=group.is_main)
