@@ -9,14 +9,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..contract import HEATMAP, IMAGE, OUTPUTS, PROBABILITY
+from ..contract import FAMILIAR, HEATMAP, IMAGE, OUTPUTS, PROBABILITY
 from ..errors import PatchNetError
 from ..images.pixels import check_images
 from ..model.patchnet import PatchNet
 from ..serving import Predictor
-from .signature import signature
+from .signature import outputs_of, signature
 
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
+AT_LIMIT = 0.01  # share of the pixels whose distance may be so near the limit that rounding decides
 VECTOR_PIXELS = 2**17  # numbers of test vectors' images or heatmaps: each is several bytes of JSON
 GIVEN = 2  # of the images that a user gives, so many are compared
 
@@ -139,12 +140,13 @@ def compare(
         InputError: `images` are not images that the model takes.
         VerificationError: a difference exceeds the tolerance.
     """
-    tolerance, reference = TOLERANCE[precision], signature(model)
+    tolerance, reference = TOLERANCE[precision], signature(model, outputs=outputs_of(model))
     compared = []
     for source, batch in trials(model, images, predict.input_shape):
         outputs = reference(tf.constant(batch))
         expected = tuple(outputs[name].numpy() for name in OUTPUTS)  # (B,), (B, H, W), or with K last
-        differences = tuple(largest_difference(a, b) for a, b in zip(predict(batch), expected, strict=True))
+        predicted = predict(batch)
+        differences = tuple(largest_difference(a, b) for a, b in zip(predicted, expected, strict=True))
         compared.append(Batch(source, batch, expected, differences))
         if not max(differences) <= tolerance:
             raise VerificationError(
@@ -152,6 +154,13 @@ def compare(
                 f"{differences[1]:.2g} in a heatmap, more than {tolerance:g}, on {source} images of shape "
                 f"{batch.shape}"
             )
+        if model.familiarity:
+            differ = np.mean(predicted.familiar != outputs[FAMILIAR].numpy())
+            if differ > AT_LIMIT:
+                raise VerificationError(
+                    f"{predict.runtime} and Keras differ in {differ:.2%} of the pixels in what is like "
+                    f"training, more than {AT_LIMIT:.0%}, on {source} images of shape {batch.shape}"
+                )
     return Verification(path, predict.runtime, tolerance, compared)
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from ..config import Config, FilesData
 from ..contract import (
+    FAMILIAR,
     HEATMAP,
     HEATMAP_WANTED,
     IMAGE,
@@ -35,6 +36,8 @@ DESCRIPTION = (
 DOCS = {
     IMAGE: "uint8 pixels, (batch, height, width, channels), 0 to 255; RGB where there are three channels.",
     HEATMAP_WANTED: "bool, true unless given: where it is false the heatmap is empty and costs nothing.",
+    FAMILIAR: "bool, (batch, height, width): whether the patch centred at each pixel is like those of "
+    "training; where it is not, what the heatmap says is arbitrary.",
 }
 BINARY_DOCS = {
     PROBABILITY: "float32, (batch,): the probability of class 1.",
@@ -80,7 +83,12 @@ def contract_of(
     classes = make_classes(class_names, exclusive=not model.multilabel)
     if len(classes.names) != model.classes:
         raise InputError(f"The model has {model.classes} classes. Received: class_names={class_names!r}")
-    fields = {"classes": classes, "pixels": Pixels(channels=model.channels), "smallest": model.smallest_image}
+    fields = {
+        "classes": classes,
+        "pixels": Pixels(channels=model.channels),
+        "smallest": model.smallest_image,
+        "familiar": model.familiarity is not None,
+    }
     try:
         return Contract(**fields) if thresholds is None else Contract(**fields, thresholds=tuple(thresholds))
     except ValidationError:

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf2onnx
 
 from ..config import SIDE
-from ..contract import HEATMAP, HEATMAP_WANTED, IMAGE, OUTPUTS, Contract
+from ..contract import HEATMAP, HEATMAP_WANTED, IMAGE, Contract
 from ..errors import InputError
 from ..model.checks import check_positive
 from ..model.patches import ExtractPatches, gather_patches
@@ -24,7 +24,7 @@ from ..serving import Predictor
 from .comparison import TOLERANCE, Verification
 from .graph import embed_constants, make_optional, replace
 from .metadata import docs, package_version
-from .signature import is_plain, signature
+from .signature import is_plain, outputs_of, signature
 from .stages import Format, export_model
 
 OPSET = 18
@@ -176,7 +176,7 @@ class GatheredPatches(ExtractPatches):
 
 def convert(model: PatchNet) -> onnx.ModelProto:
     """Return the ONNX model, without names and metadata."""
-    outputs = signature(model, GatheredPatches, memory=MEMORY).python_function
+    outputs = signature(model, GatheredPatches, outputs_of(model), memory=MEMORY).python_function
     # Any shape, also where it is fixed: of a known one TensorFlow would work out where each gather reads, and
     # store that in the file, which grew with the image. `label` declares the shape.
     spec = tf.TensorSpec((None, None, None, model.input_shape[-1]), tf.uint8, name=IMAGE)
@@ -196,8 +196,8 @@ def label(
     description, said = docs(contract)
     model.doc_string = model.graph.doc_string = description
     model.graph.name = "patchnet"
-    # TensorFlow sorts them by name.
-    replace(model.graph.output, sorted(model.graph.output, key=lambda info: OUTPUTS.index(info.name)))
+    order = list(contract.outputs)  # TensorFlow sorts them by name
+    replace(model.graph.output, sorted(model.graph.output, key=lambda info: order.index(info.name)))
     used = {node.domain for node in model.graph.node}
     replace(model.opset_import, [opset for opset in model.opset_import if opset.domain in used])
     tensors = {IMAGE: contract.image, **contract.outputs}

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from ..contract import IMAGE, IMAGE_BYTES, SERVING_DEFAULT, SIGNATURES, Contract
+from ..contract import IMAGE, IMAGE_BYTES, OUTPUTS, SERVING_DEFAULT, SIGNATURES, Contract
 from ..errors import InputError
 from ..files import write_json
 from ..model.patchnet import PatchNet
@@ -18,7 +18,7 @@ from ..serving import Predictor
 from ..serving.saved_model import METADATA, SavedModelPredictor
 from ..serving.versions import numbered
 from .comparison import Verification
-from .signature import Signature, signature
+from .signature import Signature, outputs_of, signature
 from .stages import Format, export_model
 
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
@@ -131,8 +131,12 @@ def make_endpoints(model: PatchNet, contract: Contract) -> dict[str, tuple[Signa
     height, width = contract.smallest
     channels = contract.pixels.channels
     pixels = tf.TensorSpec((None, None, None, channels), tf.uint8, name=IMAGE)
+
+    def returned(outputs: tuple[str, ...]) -> tuple[str, ...]:
+        return outputs_of(model) if outputs == OUTPUTS else outputs
+
     endpoints = {
-        name: (checked(signature(model, outputs=outputs), height, width, channels), pixels)
+        name: (checked(signature(model, outputs=returned(outputs)), height, width, channels), pixels)
         for name, outputs in SIGNATURES.items()
         if name != IMAGE_BYTES
     }

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from ..contract import HEATMAP, IMAGE, OUTPUTS, PROBABILITY
+from ..contract import FAMILIAR, HEATMAP, IMAGE, OUTPUTS, PROBABILITY
 from ..model.dense import MEMORY
 from ..model.heatmaps import heatmap_model
 from ..model.local import LocalNetwork
@@ -26,14 +26,15 @@ def signature(
     Args:
         model: what `PatchNet` or `load_model` returned. The weights are shared, not copied.
         patches: the class that cuts the patches.
-        outputs: what to compute. TensorFlow computes what is in a graph, asked for or not.
+        outputs: what to compute, of `outputs_of(model)`. TensorFlow computes what is in a graph, asked for or
+            not.
         memory: of the heatmap, in MiB, as `heatmap_model` takes it; that of a local network has no bound, so
             that it is a plain graph of convolutions.
 
     Returns:
         A function of `image`, uint8 (B, H, W, C), that returns "probability", float32 (B,), and "heatmap",
         float32 (B, H, W), both in [0, 1]; of K classes, unless they are two exclusive ones, (B, K) and
-        (B, H, W, K).
+        (B, H, W, K). "familiar" is bool (B, H, W).
 
     Raises:
         ValueError: the model is not a PatchNet.
@@ -56,12 +57,22 @@ def signature(
         HEATMAP: lambda pixels: heatmap(pixels, training=False),
     }
 
+    if model.familiarity:
+        familiar = heatmap_model(model, kind="familiar", memory=None)
+        compute[FAMILIAR] = lambda pixels: familiar(pixels, training=False)
+
     def answer(image: tf.Tensor) -> dict[str, tf.Tensor]:
         pixels = tf.cast(image, tf.float32)
-        return {name: tf.cast(compute[name](pixels), tf.float32) for name in outputs}
+        dtypes = {FAMILIAR: tf.bool}
+        return {name: tf.cast(compute[name](pixels), dtypes.get(name, tf.float32)) for name in outputs}
 
     spec = tf.TensorSpec((None, None, None, model.channels), tf.uint8, name=IMAGE)
     return tf.function(answer, input_signature=[spec], autograph=False)
+
+
+def outputs_of(model: PatchNet) -> tuple[str, ...]:
+    """Return the names of all outputs of an exported file."""
+    return (*OUTPUTS, FAMILIAR) if model.familiarity else OUTPUTS
 
 
 def is_plain(model: PatchNet) -> bool:

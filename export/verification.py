@@ -52,6 +52,11 @@ def verify(model: PatchNet, path: str | Path, *, images: Any = None) -> Verifica
             f"{path}: made from another model, of {len(classes.names)} {kind(classes.exclusive)}. "
             f"Received: a model of {model.classes} {kind(not model.multilabel)}"
         )
+    if predict.contract.familiar != (model.familiarity is not None):
+        raise VerificationError(
+            f"{path}: made from another model, with familiar={predict.contract.familiar}. "
+            f"Received: a model with familiarity={model.familiarity is not None}"
+        )
     check_same_model(predict.path, predict.metadata, model)
     return compare(model, predict, predict.path, predict.metadata["precision"], images)
 

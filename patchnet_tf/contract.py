@@ -25,6 +25,7 @@ IMAGE_BYTES = "image_bytes"  # whole image files, (batch,); of SavedModels
 HEATMAP_WANTED = "heatmap_wanted"  # bool, true unless given; of ONNX files
 PROBABILITY = "probability"
 HEATMAP = "heatmap"
+FAMILIAR = "familiar"  # of models that keep what training's patches are like
 OUTPUTS = (PROBABILITY, HEATMAP)
 
 # Of TF Serving: what each signature returns. The last takes image files, the others pixels.
@@ -141,6 +142,7 @@ class Contract(Part):
         thresholds: the probability of class 1 above which an image is called class 1; one for each of
             several labels; none for three or more exclusive classes, of which the most probable wins. They
             are 0.5 unless given.
+        familiar: whether there is a third output, which says where an image is like those of training.
 
     Example:
         >>> contract = Contract(classes={"names": ["cat", "dog"]}, pixels={"channels": 3}, smallest=[17, 17])
@@ -154,6 +156,7 @@ class Contract(Part):
     pixels: Pixels
     smallest: Annotated[tuple[Size, Size], Field(strict=False)]
     thresholds: Annotated[tuple[Share, ...], Field(strict=False, default_factory=_default_thresholds)]
+    familiar: bool = False
 
     @model_validator(mode="after")
     def thresholds_of_classes(self) -> "Contract":
@@ -169,12 +172,18 @@ class Contract(Part):
 
     @property
     def outputs(self) -> dict[str, Tensor]:
-        """The outputs by their names, in the order of `OUTPUTS`; the last axis is that of several classes."""
+        """The outputs by their names, in the order of `OUTPUTS`; the last axis is that of several classes.
+
+        `FAMILIAR` follows them where there is one.
+        """
         last = () if self.classes.binary else (self.classes.outputs,)
-        return {
-            PROBABILITY: Tensor(PROBABILITY, "float32", ("batch", *last)),
-            HEATMAP: Tensor(HEATMAP, "float32", ("batch", "height", "width", *last)),
-        }
+        outputs = [
+            Tensor(PROBABILITY, "float32", ("batch", *last)),
+            Tensor(HEATMAP, "float32", ("batch", "height", "width", *last)),
+        ]
+        if self.familiar:
+            outputs.append(Tensor(FAMILIAR, "bool", ("batch", "height", "width")))
+        return {output.name: output for output in outputs}
 
     def class_of(self, probability: float) -> str:
         """Return the name of the class that a probability of class 1 means, of two exclusive classes.
@@ -221,7 +230,8 @@ class Contract(Part):
 
     def to_json(self) -> str:
         """Return the contract as JSON on one line."""
-        return self.model_dump_json()
+        # Without the key files say the same as before there was one.
+        return self.model_dump_json(exclude=None if self.familiar else {"familiar"})
 
     @classmethod
     def from_json(cls, text: str, source: str = "contract") -> "Contract":

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-from ..contract import HEATMAP_WANTED, IMAGE, OUTPUTS, PROBABILITY, Contract
+from ..contract import HEATMAP_WANTED, IMAGE, PROBABILITY, Contract
 from ..errors import InputError, UnfitError, one_line
 from ..images.pixels import check_images
 from . import manifest
@@ -36,8 +36,11 @@ class Prediction(Outputs):
         probability: a float, or float32 (B,); of K classes float32 (K,) or (B, K).
         heatmap: float32 in [0, 1], (H, W) or (B, H, W), where 1 speaks for class 1 and 0 for class 0; of K
             classes (H, W, K) or (B, H, W, K), or with as many maps as were asked for.
+        familiar: bool (H, W) or (B, H, W), where the image is like those of training; None where the model
+            does not say, or a server, which does not pass it on.
     """
 
+    familiar: np.ndarray | None = None
     _contract: Callable[[], Contract]  # of the model, set by whatever makes a prediction
 
     @classmethod
@@ -174,8 +177,11 @@ class Predictor:
                 such `classes`. It is a ValueError.
         """
         batch, numbers = self.check(image), self.numbers(classes)
-        probability, heatmap = self._run(batch, True, run_options)
-        return Prediction.of(probability, maps_of(heatmap, numbers), lambda: self.contract, image.ndim == 4)
+        probability, heatmap, *familiar = self._run(batch, True, run_options)
+        made = Prediction.of(probability, maps_of(heatmap, numbers), lambda: self.contract, image.ndim == 4)
+        if familiar:
+            made.familiar = familiar[0] if image.ndim == 4 else familiar[0][0]
+        return made
 
     def probability(self, image: np.ndarray, *, run_options: onnxruntime.RunOptions | None = None) -> Any:
         """Return the probability alone, at a small part of the heatmap's cost; arguments as of a call."""
@@ -207,11 +213,15 @@ class Predictor:
         return tuple(found)
 
     def _run(self, batch: np.ndarray, heatmap: bool, options: Any = None) -> list[np.ndarray]:
-        """Return [probability, heatmap], or [probability] alone, of a batch (B, H, W, C)."""
+        """Return the outputs, or [probability] alone, of a batch (B, H, W, C)."""
         feeds = {IMAGE: batch}
         if not heatmap and self._can_switch:
             feeds[HEATMAP_WANTED] = np.array(False)
-        return self._session.run(OUTPUTS[: 1 + heatmap], feeds, options)
+        return self._session.run(self.wanted(heatmap), feeds, options)
+
+    def wanted(self, heatmap: bool) -> list[str]:
+        """Return the names of the outputs to compute: all, or the probability alone."""
+        return list(self.contract.outputs) if heatmap else [PROBABILITY]
 
     def check(self, image: np.ndarray, what: str = "image") -> np.ndarray:
         """Return an image as a batch (B, H, W, C), or raise InputError, which calls it `what`."""

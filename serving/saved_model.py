@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contract import IMAGE, OUTPUTS, PROBABILITY, SERVING_DEFAULT, SIGNATURES
+from ..contract import FAMILIAR, IMAGE, PROBABILITY, SERVING_DEFAULT, SIGNATURES
 from ..errors import extra, one_line
 from . import manifest
 from .predictor import Predictor
@@ -45,6 +45,7 @@ class SavedModelPredictor(Predictor):
             raise ValueError(f"{path}: TensorFlow cannot load it ({one_line(error)})") from None
         signatures = self._loaded.signatures
         outputs = {name: set(answer.structured_outputs) for name, answer in signatures.items()}
+        outputs = {name: names - {FAMILIAR} for name, names in outputs.items()}
         if outputs != {name: set(names) for name, names in SIGNATURES.items()}:
             raise ValueError(f"{path}: a SavedModel, but not one made by `patchnet export`")
         self._both, self._alone = signatures[SERVING_DEFAULT], signatures[PROBABILITY]
@@ -55,7 +56,7 @@ class SavedModelPredictor(Predictor):
 
     def _run(self, batch: np.ndarray, heatmap: bool, options: Any = None) -> list[np.ndarray]:
         answer = (self._both if heatmap else self._alone)(**{IMAGE: self._tensor(batch)})
-        return [answer[name].numpy() for name in OUTPUTS[: 1 + heatmap]]
+        return [answer[name].numpy() for name in self.wanted(heatmap)]
 
 
 def read_metadata(folder: Path) -> dict[str, str]:

@@ -9,12 +9,16 @@ from sklearn.covariance import LedoitWolf
 
 import patchnet_tf as pn
 from patchnet_tf.config import load_config
+from patchnet_tf.contract import Contract
 from patchnet_tf.data import load_dataset
 from patchnet_tf.errors import InputError
 from patchnet_tf.evaluation.explain import explain
+from patchnet_tf.export import VerificationError, to_onnx, to_saved_model, verify
 from patchnet_tf.images import pictures
 from patchnet_tf.model.familiar import fit_familiarity
 from patchnet_tf.model.heatmaps import Drawing
+from patchnet_tf.serving import Predictor
+from patchnet_tf.serving.saved_model import SavedModelPredictor
 from patchnet_tf.training.run import open_run
 from patchnet_tf.training.train import train
 
@@ -234,3 +238,39 @@ def test_hatching():
     assert pictures.with_hatching_legend(grey).shape[0] > 16
     with pytest.raises(ValueError, match="A mask must have the size"):
         pictures.hatched(grey, where[1:])
+
+
+@pytest.mark.parametrize("to_file", [to_onnx, to_saved_model])
+def test_exported(fitted, to_file, tmp_path):
+    model, images, others = fitted
+    path = to_file(model, tmp_path / "model.onnx").path
+    predict = Predictor(path) if path.is_file() else SavedModelPredictor(path)
+    assert predict.contract.outputs["familiar"] == ("familiar", "bool", ("batch", "height", "width"))
+    pictures = np.concatenate([images[:2], np.zeros_like(images[:2])], axis=2)  # (2, 22, 36, 1)
+    for batch in (pictures, others):
+        familiar = predict(batch).familiar
+        expected = pn.heatmap_model(model, kind="familiar").predict(batch, verbose=0)
+        assert (familiar.dtype, familiar.shape) == (bool, expected.shape)
+        assert 0 < expected.mean() < 1
+        assert (familiar == expected).mean() > 0.995  # rounding may differ at the limit
+        np.testing.assert_array_equal(predict(batch[0]).familiar, familiar[0])
+    assert len(predict(pictures)) == 2
+    assert verify(model, path).heatmap < 1e-4
+    plain = pn.PatchNet((None, None, 1), subnet=model.subnet, border="reflect")
+    with pytest.raises(VerificationError, match="made from another model, with familiar=True"):
+        verify(plain, path)
+    mean = model.familiarity.mean.numpy()
+    model.familiarity.mean.assign(mean + 1)
+    with pytest.raises(VerificationError, match="of the pixels in what is like training"):
+        verify(model, path)
+    model.familiarity.mean.assign(mean)
+    other = to_file(plain, tmp_path / "plain.onnx").path
+    assert (Predictor(other) if other.is_file() else SavedModelPredictor(other))(images).familiar is None
+
+
+def test_contract():
+    fields = {"classes": {"names": ["cat", "dog"]}, "pixels": {"channels": 3}, "smallest": [17, 17]}
+    plain, familiar = Contract(**fields), Contract(**fields, familiar=True)
+    assert "familiar" not in plain.to_json()
+    assert list(plain.outputs) == ["probability", "heatmap"]
+    assert Contract.from_json(familiar.to_json()) == familiar != plain
