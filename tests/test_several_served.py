@@ -48,8 +48,7 @@ def local(kind, **more):
 
 MODELS = {
     "paper's S, classes": (paper, "three classes", {}),
-    "paper's S, labels": (paper, "four labels", {"pooling": "lse"}),
-    "two labels": (paper, "two labels", {"pooling": "topk", "share": 0.3}),
+    "paper's S, labels": (paper, "four labels", {"pooling": "topk", "share": 0.3}),
     "local network, classes": (local, "three classes", {"pooling": "lse", "border": "reflect"}),
     "local network, labels": (local, "four labels", {}),
 }
