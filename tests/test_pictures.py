@@ -289,6 +289,12 @@ def test_side_by_side_shows_every_map_and_its_probability(rng):
     assert without.shape[1] < page.shape[1]
 
 
+def test_strip_says_what_draws_several_classes():
+    maps = np.zeros((2, 4, 4, 3))
+    with pytest.raises(ValueError, match=r"`class_strip` more.* Received: probabilities of shape \(2, 3\)"):
+        pictures.strip(maps, maps, np.full((2, 3), 1 / 3))
+
+
 def test_side_by_side_refuses_what_does_not_fit():
     images, maps = np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4))
     for bad in (

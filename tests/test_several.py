@@ -1,11 +1,13 @@
 """Several classes and labels from the command line: train, evaluate, explain, compare."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
 import pytest
 import sklearn.metrics
+import yaml
 from PIL import Image
 
 from patchnet_tf.config import load_config
@@ -234,8 +236,21 @@ def test_baselines_of_several_classes_are_explained(three, tmp_path):
 
 
 def test_classes_are_only_chosen_where_there_are_several(labels_run, labels):
+    for chosen, message in (([""], r"some of a, b, c\. Received: nothing"), (["a", "a"], "each once")):
+        with pytest.raises(InputError, match=message):
+            explain(labels_run, [labels / "val3.png"], classes=chosen)
     with pytest.raises(InputError, match=r"expected some of a, b, c\. Received: d"):
         explain(labels_run, [labels / "val3.png"], classes=["a", "d"])
+
+
+def test_a_configuration_of_other_classes_is_refused(labels_run, tmp_path):
+    for name in ("config.yaml", "model.keras"):
+        shutil.copy(labels_run / name, tmp_path)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config["data"]["classes"] = ["a", "b"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match=r"has 3 output\(s\)\. Received: a, b$"):
+        evaluate(tmp_path)
 
 
 def test_training_of_several_classes_learns(three, tmp_path):

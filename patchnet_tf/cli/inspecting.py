@@ -69,7 +69,7 @@ def explain(
         with heavy_imports("train"):
             from ..evaluation.explain import explain as explain_images
         with Reporter() as progress:
-            chosen = [name.strip() for name in classes.split(",")] if classes else ()
+            chosen = [name.strip() for name in classes.split(",")] if classes is not None else ()
             explained = explain_images(run, images, out, classes=chosen, resize=resize, progress=progress)
         show(explained_table(explained))
         print(f"Heatmaps: {out or run / 'heatmaps'}")

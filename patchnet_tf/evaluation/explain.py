@@ -110,7 +110,11 @@ def explain(
             f"classes: expected none, as two classes have one map. Received: {', '.join(classes)}"
         )
     if unknown := [name for name in classes if name not in names]:
-        raise InputError(f"classes: expected some of {', '.join(names)}. Received: {', '.join(unknown)}")
+        raise InputError(
+            f"classes: expected some of {', '.join(names)}. Received: {', '.join(unknown) or 'nothing'}"
+        )
+    if len(set(classes)) < len(classes):
+        raise InputError(f"classes: expected each once. Received: {', '.join(classes)}")
     trained = config.data.resized_to
 
     def read(path: str | Path) -> np.ndarray:

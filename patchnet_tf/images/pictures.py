@@ -414,6 +414,11 @@ def strip(
         >>> maps = heatmap_model(model).predict(images)
         >>> save_png(strip(images, maps, model.predict(images)), "strip.png")
     """
+    if np.ndim(probabilities) == 2 and np.shape(probabilities)[1] > 1:
+        raise ValueError(
+            "`strip` draws two classes, `class_strip` more, or labels. "
+            f"Received: probabilities of shape {np.shape(probabilities)}"
+        )
     names = short_names(class_names)
     probabilities = np.ravel(probabilities)
     given = {"images": images, "heatmaps": heatmaps, "probabilities": probabilities}

@@ -107,7 +107,8 @@ def open_run(folder: str | Path) -> tuple[Config, keras.Model]:
     """Load the configuration and the model of a finished run.
 
     Raises:
-        InputError: the folder is no run, or its training has not finished.
+        InputError: the folder is no run, its training has not finished, or its configuration has other
+            classes than its model.
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
@@ -118,6 +119,13 @@ def open_run(folder: str | Path) -> tuple[Config, keras.Model]:
         raise InputError(f"{folder}: its training has not finished; continue it with train --resume")
     config = load_config(folder / CONFIG)
     try:
-        return config, load_model(folder / MODEL)
+        model = load_model(folder / MODEL)
     except Exception as error:  # a damaged archive raises whatever zip, JSON or HDF5 stumble over
         raise InputError(f"{folder / MODEL}: not a model ({one_line(error)})") from None
+    classes = classes_of(config)
+    if model.output_shape[-1] != classes.outputs:
+        raise InputError(
+            f"{folder / CONFIG}: the classes there are not those of {MODEL}, which has "
+            f"{model.output_shape[-1]} output(s). Received: {', '.join(classes.names)}"
+        )
+    return config, model
