@@ -99,7 +99,7 @@ def export_run(folder: Path, file_format: str, out: Path | None, *, overwrite: b
     paths = exporter.formats.places(folder, out, formats)
     settings: dict[str, Any] = {
         "class_names": config.data.classes,
-        "thresholds": thresholds_of(folder) if model.multilabel else None,
+        "thresholds": label_thresholds(folder) if model.multilabel else None,
         "metadata": exporter.metadata.describe_run(folder, config),
         "images": held_back(config),
     }
@@ -134,14 +134,14 @@ def open_patchnet(folder: Path) -> "tuple[Config, Any]":
     return config, model
 
 
-def thresholds_of(folder: Path) -> list[float] | None:
-    """Return the thresholds of a run's labels, as `patchnet evaluate` left them; None where it did not."""
-    from ..evaluation.results import Run
+def label_thresholds(folder: Path) -> list[float] | None:
+    """Return the thresholds of a run's labels, or None, and a warning, where they were not chosen."""
+    from ..evaluation.evaluate import thresholds_of
     from ..training.run import METRICS
 
-    path = folder / METRICS
-    thresholds = Run.read(path).thresholds if path.is_file() else None
+    thresholds = thresholds_of(folder)
     if thresholds is None:
+        path = folder / METRICS
         say("warning", f"{path}: no thresholds of the labels; the file calls an image a label above 0.5")
     return thresholds
 

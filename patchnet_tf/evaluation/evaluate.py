@@ -187,6 +187,12 @@ def first_of_each(labels: np.ndarray | None, count: int) -> np.ndarray:
     return np.unique(labels, return_index=True)[1][:STRIP]
 
 
+def thresholds_of(folder: Path) -> list[float] | None:
+    """Return the thresholds of a run's labels, as `evaluate` left them; None where it did not."""
+    path = folder / METRICS
+    return results.Run.read(path).thresholds if path.is_file() else None
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what figures are made with; a checkout that is not installed has none."""
     numbers = {"python": platform.python_version()}

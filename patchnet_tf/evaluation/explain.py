@@ -22,8 +22,8 @@ from ..images.reading import read_image
 from ..model.heatmaps import Drawing, heatmap_model
 from ..progress import Progress, silent
 from ..training.kinds import kind_of
-from ..training.run import HEATMAPS, METRICS, classes_of, open_run
-from . import results
+from ..training.run import HEATMAPS, classes_of, open_run
+from .evaluate import thresholds_of
 
 SHOWN = 3  # classes that are drawn unless some are chosen
 
@@ -196,11 +196,9 @@ def coloured(
 
 def contract_of(folder: Path, config: Config, model: keras.Model) -> Contract:
     """Return what the model of a run takes and answers; labels have the thresholds of its evaluation."""
-    fields: dict[str, Any] = {}
     classes = classes_of(config)
-    if not classes.exclusive and (folder / METRICS).is_file():
-        thresholds = results.Run.read(folder / METRICS).thresholds
-        fields = {} if thresholds is None else {"thresholds": tuple(thresholds)}
+    thresholds = None if classes.exclusive else thresholds_of(folder)
+    fields: dict[str, Any] = {} if thresholds is None else {"thresholds": tuple(thresholds)}
     smallest = kind_of(config).smallest_image(config.model)
     return Contract(
         classes=classes, pixels=Pixels(channels=model.input_shape[-1]), smallest=smallest, **fields
