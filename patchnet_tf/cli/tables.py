@@ -115,10 +115,10 @@ def evaluation_tables(measured: "Run") -> Iterator[Table]:
             table.add_row(numbered(k, names), *(str(count) if count else "·" for count in row))
         yield table
     elif counts:
-        wrong = [(row, k, j) for k, of in enumerate(counts) for j, row in enumerate(of) if k != j and row]
-        wrong.sort(key=lambda mistake: -mistake[0])
+        from ..evaluation.results import frequent_mistakes
+
         table = Table("true", "predicted", "images", title=f"most frequent mistakes, {split} images")
-        for count, k, j in wrong[:MISTAKES]:
+        for k, j, count in frequent_mistakes(counts, MISTAKES):
             table.add_row(numbered(k, names), numbered(j, names), str(count))
         yield table
     if measured.localization_per_class:

@@ -11,7 +11,7 @@ module needs neither Keras nor TensorFlow, so that the report does without them.
 
 import datetime
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -83,6 +83,14 @@ def mean_to_json(mean: Mean) -> dict[str, float | None]:
 
 NamedMean = Annotated[Mean, PlainSerializer(mean_to_json)]
 Measures = dict[str, NamedMean]
+
+
+def frequent_mistakes(confusion: Sequence[Sequence[int]], most: int) -> list[tuple[int, int, int]]:
+    """Return (true class, predicted class, images) of the most frequent mistakes in a confusion matrix."""
+    mistakes = [
+        (k, j, count) for k, row in enumerate(confusion) for j, count in enumerate(row) if k != j and count
+    ]
+    return sorted(mistakes, key=lambda mistake: -mistake[2])[:most]
 
 
 def count_images(measures: Measures) -> int:

@@ -12,7 +12,16 @@ import numpy as np
 import yaml
 
 from ..evaluation import metrics
-from ..evaluation.results import Comparison, Image, Mean, Measures, Method, Model, count_images
+from ..evaluation.results import (
+    Comparison,
+    Image,
+    Mean,
+    Measures,
+    Method,
+    Model,
+    count_images,
+    frequent_mistakes,
+)
 from ..images import pictures
 from . import plots
 from .contents import Contents
@@ -167,9 +176,8 @@ def confusions(results: Comparison) -> list[Confusion]:
             ]
             drawn.append(Confusion(model, split, rows, []))
             continue
-        wrong = [(k, j) for k in range(len(names)) for j in range(len(names)) if k != j and counts[k][j]]
-        wrong.sort(key=lambda place: -counts[place[0]][place[1]])
-        mistakes = [(names[k], names[j], counts[k][j], shares[k][j]) for k, j in wrong[:CONFUSED]]
+        wrong = frequent_mistakes(counts, CONFUSED)
+        mistakes = [(names[k], names[j], count, shares[k][j]) for k, j, count in wrong]
         drawn.append(Confusion(model, split, [], mistakes))
     return drawn
 
