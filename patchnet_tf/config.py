@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from .contract import MOST_CLASSES
+from .contract import MOST_CLASSES, each_once
 from .errors import InputError
 
 
@@ -40,13 +40,6 @@ def expect(what: str) -> WrapValidator:
             raise PydanticCustomError("expected", "expected {what}", {"what": what}) from None
 
     return WrapValidator(check)
-
-
-def each_once(values: tuple) -> tuple:
-    """Refuse a value that is given twice."""
-    if len(set(values)) < len(values):
-        raise ValueError("one of them twice")
-    return values
 
 
 Count = Annotated[int, Field(ge=1), expect("a whole number of at least 1")]

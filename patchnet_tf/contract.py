@@ -49,11 +49,11 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-def each_once(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse a name that is given twice."""
-    if len(set(names)) < len(names):
+def each_once(values: tuple) -> tuple:
+    """Refuse a value, such as a name, that is given twice."""
+    if len(set(values)) < len(values):
         raise ValueError("one name twice")
-    return names
+    return values
 
 
 class Classes(Part):
