@@ -157,15 +157,14 @@ def fit_familiarity(
     if not 0 < share < 1:
         raise ValueError(f"`share` must be above 0 and below 1. Received: share={share!r}")
     layer = model.familiarity
-    features = np.concatenate(list(sampled(model, images))).astype("float64")  # (n, F)
-    fitted = LedoitWolf().fit(features)
+    features = np.concatenate(list(sampled(model, images)))  # (n, F)
+    fitted = LedoitWolf().fit(features.astype("float64"))
     variances, axes = np.linalg.eigh(fitted.covariance_)
     variances = np.maximum(variances, 1e-6)  # of features around 1; flat images would have none
     layer.mean.assign(fitted.location_)
     layer.whitening.assign(axes / np.sqrt(variances))  # (F, F), a column for each axis
-    distances = [
-        ops.convert_to_numpy(layer(x)) for x in sampled(model, images if held_out is None else held_out)
-    ]
+    others = [features] if held_out is None else sampled(model, held_out)
+    distances = [ops.convert_to_numpy(layer(x)) for x in others]
     layer.limit.assign(np.quantile(np.concatenate(distances), 1 - share))
 
 
