@@ -436,7 +436,7 @@ def strip(
         image = check_image(image)
         cells = [rgb(image), rgb(grey(heatmap)), overlay(image, heatmap)]
         if masks is not None:
-            cells.insert(1, rgb(255 * check_mask(masks[i], image.shape[:2]).astype("uint8")))
+            cells.insert(1, black_and_white(masks[i], image))
         rows.append([framed(enlarged(cell)) for cell in cells])
 
     captions = [f"P({names[1]}) = {q:.3f}" for q in probabilities]
@@ -520,7 +520,7 @@ def class_strip(
         image = check_image(image)
         cells = [rgb(image)]
         if masks is not None:
-            cells.append(rgb(255 * check_mask(masks[i], image.shape[:2]).astype("uint8")))
+            cells.append(black_and_white(masks[i], image))
         cells.append(class_overlay(image, heatmap, coloured=coloured, thresholds=thresholds))
         cells += [rgb(grey(heatmap[..., k])) for k in chosen[i]]
         missing = [blank(1, 1)] * (columns - len(chosen[i]))
@@ -604,7 +604,7 @@ def side_by_side(
     for i, image in enumerate(map(check_image, images)):
         cells = [rgb(image)]
         if masks is not None:
-            cells.append(rgb(255 * check_mask(masks[i], image.shape[:2]).astype("uint8")))
+            cells.append(black_and_white(masks[i], image))
         rows.append(
             [framed(enlarged(cell)) for cell in [*cells, *(rgb(grey(m[i])) for m in heatmaps.values())]]
         )
@@ -641,6 +641,11 @@ def to_png(picture: Any) -> bytes:
     file = io.BytesIO()
     Image.fromarray(check_picture(picture)).save(file, "PNG")
     return file.getvalue()
+
+
+def black_and_white(mask: Any, image: np.ndarray) -> np.ndarray:
+    """Draw the mask of an image, (H, W, 3), uint8, white where it is True."""
+    return rgb(255 * check_mask(mask, image.shape[:2]).astype("uint8"))
 
 
 def check_counts(given: Mapping[str, Any]) -> None:

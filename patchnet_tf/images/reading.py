@@ -117,9 +117,9 @@ def decode(
         if height * width > max_pixels:
             size = f"{height} x {width} (height x width)"
             raise TooLargeError(f"{what}: expected at most {max_pixels} pixels. Received: {size}")
-        if image.mode not in MODES or sixteen_bits(image) or signed(image):
-            kind = "signed numbers" if signed(image) else f"pixels of type {image.mode}"
-            kind = "16 bits per channel" if sixteen_bits(image) else kind
+        special = "16 bits per channel" if sixteen_bits(image) else "signed numbers" if signed(image) else ""
+        if special or image.mode not in MODES:
+            kind = special or f"pixels of type {image.mode}"
             raise UnfitError(f"{what}: expected 8 bits per channel, grey or RGB. Received: {kind}")
         try:
             if several_frames(image):

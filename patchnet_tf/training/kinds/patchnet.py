@@ -40,22 +40,11 @@ def network(
     **arguments: Any,
 ) -> PatchNet:
     """Make a PatchNet: mean and std of the images are for an S that learns from them from scratch."""
-    options = dict(subnet)
+    options = {**subnet, "classes": classes, "multilabel": multilabel}
     if options.pop("kind") == "paper":
-        return PatchNet(
-            shape,
-            patch_size,
-            classes=classes,
-            multilabel=multilabel,
-            mean=mean,
-            std=std,
-            **options,
-            **arguments,
-        )
+        return PatchNet(shape, patch_size, mean=mean, std=std, **options, **arguments)
     tuned, _ = options.pop("fine_tune"), options.pop("fine_tune_rate")
-    S = local_network(
-        options.pop("network"), patch_size=patch_size, classes=classes, multilabel=multilabel, **options
-    )
+    S = local_network(options.pop("network"), patch_size=patch_size, **options)
     if S.patch_size != patch_size:
         raise InputError(
             f"patch_size: the nearest that this network has is {S.patch_size}. Received: {patch_size}"
