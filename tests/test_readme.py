@@ -10,19 +10,24 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_fit_script(tmp_path):
-    """The script runs as printed, in a folder of its own, and what follows goes on from there."""
-    script, pretrained, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert script.count("\n") < 20
-    assert pretrained.count("\n") <= 8
+def run(script, folder):
+    """Run a script by itself in a folder."""
     done = subprocess.run(
-        [sys.executable, "-c", script + pretrained],
-        cwd=tmp_path,
+        [sys.executable, "-c", script],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_fit_script(tmp_path):
+    """The script runs as printed, in a folder of its own, and what follows goes on from there."""
+    script, pretrained, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert script.count("\n") < 20
+    assert pretrained.count("\n") <= 8
+    run(script + pretrained, tmp_path)
     assert (tmp_path / "heatmaps.png").is_file()
     assert (tmp_path / "model.keras").is_file()
 
@@ -36,14 +41,7 @@ truth = np.repeat(range(3), 64)  # of each column
 assert np.mean(maps[0].argmax(-1) == truth) > 2 / 3  # chance: 1 / 3
 assert np.abs(maps.sum(-1) - 1).max() < 1e-5
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script + check],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    run(script + check, tmp_path)
     assert (tmp_path / "classes.png").is_file()
 
 
