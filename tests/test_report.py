@@ -657,21 +657,28 @@ def test_a_run_of_several_classes_without_masks(run):
     assert "tells 3 classes apart" in (run / "report.html").read_text()
 
 
-# Chooses a class on a phone and on a screen, and sends what it saw.
-CHOOSER = """<!doctype html><iframe id="page" style="width: 390px; height: 800px"></iframe><script>
+# Opens the report on a phone and on a screen.
+PAGE = """<!doctype html><iframe id="page" style="width: 390px; height: 800px"></iframe><script>
 const frame = document.getElementById("page");
-const seen = { overflow: {}, shown: {} };
-const open = (width) => new Promise((done) => {
-  frame.style.width = width + "px";
-  frame.onload = done;
-  frame.src = "report.html?" + width;
-});
-addEventListener("load", async () => {
+const openAtEachWidth = async (overflow) => {
   for (const width of [390, 1280]) {
-    await open(width);
+    await new Promise((done) => {
+      frame.style.width = width + "px";
+      frame.onload = done;
+      frame.src = "report.html?" + width;
+    });
     const root = frame.contentDocument.documentElement;
-    seen.overflow[width] = root.scrollWidth - root.clientWidth;
+    overflow[width] = root.scrollWidth - root.clientWidth;
   }
+};
+"""
+
+# Chooses a class on a phone and on a screen, and sends what it saw.
+CHOOSER = (
+    PAGE
+    + """const seen = { overflow: {}, shown: {} };
+addEventListener("load", async () => {
+  await openAtEachWidth(seen.overflow);
   const page = frame.contentDocument;
   const select = page.querySelector(".chooser select");
   for (const option of select.options) {
@@ -683,6 +690,7 @@ addEventListener("load", async () => {
   await fetch("done", { method: "POST", body: JSON.stringify(seen) });
 });
 </script>"""
+)
 
 
 def test_a_class_to_choose_in_a_browser(tmp_path):
@@ -701,21 +709,12 @@ def test_a_class_to_choose_in_a_browser(tmp_path):
 
 
 # Opens the report on a phone and on a screen, sorts by each heading twice, and sends what it saw.
-DRIVER = """<!doctype html><iframe id="page" style="width: 390px; height: 800px"></iframe><script>
-const frame = document.getElementById("page");
-const seen = { errors: [], overflow: {}, sorted: [] };
-const open = (width) => new Promise((done) => {
-  frame.style.width = width + "px";
-  frame.onload = done;
-  frame.src = "report.html?" + width;
-});
+DRIVER = (
+    PAGE
+    + """const seen = { errors: [], overflow: {}, sorted: [] };
 const column = (table, k) => [...table.tBodies[0].rows].map((row) => row.cells[k].textContent.trim());
 addEventListener("load", async () => {
-  for (const width of [390, 1280]) {
-    await open(width);
-    const root = frame.contentDocument.documentElement;
-    seen.overflow[width] = root.scrollWidth - root.clientWidth;
-  }
+  await openAtEachWidth(seen.overflow);
   const page = frame.contentDocument;
   seen.pictures = [...page.images].every((image) => image.complete && image.naturalWidth > 0);
   seen.hint = page.querySelector(".sorting").getBoundingClientRect().height;
@@ -737,6 +736,7 @@ addEventListener("load", async () => {
   await fetch("done", { method: "POST", body: JSON.stringify(seen) });
 });
 </script>"""
+)
 
 
 def test_in_a_browser(compared):
