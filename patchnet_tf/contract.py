@@ -12,7 +12,16 @@ classes here, and nowhere else. It needs neither Keras nor TensorFlow.
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from .errors import InputError
 
@@ -96,18 +105,73 @@ class Classes(Part):
         return 0 if self.exclusive and not self.binary else self.outputs
 
 
+LARGEST = {"uint8": 255, "uint16": 65535, "float32": 1.0}
+
+
+def _range_of_dtype(fields: dict[str, Any]) -> tuple[int | float, int | float]:
+    """Return the range that a dtype has unless another is given."""
+    largest = LARGEST[fields.get("dtype", "uint8")]
+    return type(largest)(0), largest
+
+
+MOST_CHANNELS = 16
+Number = Annotated[int | float, Field(allow_inf_nan=False)]
+
+
 class Pixels(Part):
-    """The pixels that a model takes.
+    """The pixels that a model takes, and how a file becomes them.
 
     Attributes:
-        dtype: of numpy.
-        range: least and largest value.
-        channels: 1, grey; 3, RGB.
+        dtype: of numpy. Signed numbers, and those that a file rescales, are float32.
+        range: the numbers that become 0 and 1 inside the model; of uint8, 0 and 255 unless given, of uint16
+            0 and 65535, of float32 0 and 1.
+        channels: from 1 to 16; unless `select` is given, 1 is grey and 3 is RGB.
+        select: which of a file's channels they are, by number from 0 or by name; all that there are where it
+            is empty.
+        clip: whether numbers outside the range become its ends in the model; otherwise they are refused.
+        per_image: whether each image's own least and largest number become 0 and 1 instead.
+        window: whether the window that a DICOM file has is applied; its ends become those of `range`.
+        frame: which of several frames, pages or planes, from 0, or "middle"; None refuses several.
+
+    Example:
+        >>> Pixels(dtype="uint16", range=(0, 4095), channels=2, select=("DAPI", "CENPA"))
     """
 
-    dtype: Literal["uint8"] = "uint8"
-    range: Annotated[tuple[int, int], Field(strict=False)] = (0, 255)
-    channels: Size
+    dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    range: Annotated[tuple[Number, Number], Field(strict=False, default_factory=_range_of_dtype)]
+    channels: Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+    select: Annotated[
+        tuple[Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)], ...],
+        Field(strict=False),
+        AfterValidator(each_once),
+    ] = ()
+    clip: bool = False
+    per_image: bool = False
+    window: bool = False
+    frame: Annotated[int, Field(ge=0)] | Literal["middle"] | None = None
+
+    @model_validator(mode="after")
+    def agrees(self) -> "Pixels":
+        """Refuse a range that is empty or beyond the dtype, and another number of channels than selected."""
+        low, high = self.range
+        if not low < high:
+            raise ValueError("expected a range from a lower to a higher number")
+        if self.dtype != "float32" and (low < 0 or high > LARGEST[self.dtype]):
+            raise ValueError(f"expected a range within 0..{LARGEST[self.dtype]}, as {self.dtype} has")
+        if self.select and len(self.select) != self.channels:
+            raise ValueError(f"expected {self.channels} of the channels to select, as many as `channels`")
+        return self
+
+    @model_serializer(mode="wrap")
+    def short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is as it was before it could be chosen."""
+        written = write(self)
+        first = ("dtype", "range", "channels")
+        return {
+            key: value
+            for key, value in written.items()
+            if key in first or getattr(self, key) != type(self).model_fields[key].default
+        }
 
 
 class Tensor(NamedTuple):

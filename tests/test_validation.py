@@ -20,7 +20,8 @@ from skimage import data as photographs
 
 from patchnet_tf.errors import InputError, printable
 from patchnet_tf.files import parse_json
-from patchnet_tf.images.reading import FORMATS, decode, is_grey, read_image
+from patchnet_tf.images.formats import FORMATS
+from patchnet_tf.images.reading import decode, head, read_image
 from patchnet_tf.serving.requests import file_from_base64, pixels_from_lists, status_of
 
 rng = np.random.default_rng(0)
@@ -177,7 +178,7 @@ def test_zeros_in_the_code_of_a_jpeg_are_noticed():
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    for read in (lambda path: read_image(path, 1), is_grey):
+    for read in (lambda path: read_image(path, 1), head):
         with pytest.raises(InputError, match=r"pipe.png: not a regular file"):
             read(tmp_path / "pipe.png")
 
@@ -241,7 +242,8 @@ def test_many_pages_are_not_counted():
     assert time.monotonic() - began < 2
 
 
-SEEDS = {name: encoded(RGB, name, **({"lossless": True} if name == "WEBP" else {})) for name in FORMATS}
+NAMES = [kind.name for kind in FORMATS]
+SEEDS = {name: encoded(RGB, name, **({"lossless": True} if name == "WEBP" else {})) for name in NAMES}
 SEEDS["TIFF, compressed"] = encoded(RGB, "TIFF", compression="tiff_deflate")
 SEEDS["progressive"] = encoded(RGB, "JPEG", progressive=True)
 SEEDS["palette"] = encoded(Image.fromarray(RGB).quantize(16))

@@ -18,12 +18,11 @@ import numpy as np
 from ..contract import Classes
 from ..errors import InputError
 from ..images.pixels import resized, resized_mask
-from ..images.reading import is_grey, read_image
+from ..images.reading import head, read_image
 from ..progress import Progress, silent
 from .dataset import Dataset, Examples, Masked
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 SHOWN = 10  # complaints in one error, names in one line
 STEP = 100  # images between two reports of progress; smaller data sets are read in no time
 
@@ -199,7 +198,8 @@ def in_threads(
 def channels_of(listing: Listing) -> int:
     """Return 1 where all training images are grey, otherwise 3; unreadable ones have no say."""
     paths = [entry.path for entry in listing.entries if entry.split == "train"]
-    return 3 if any(grey is False for grey in in_threads(is_grey, paths)) else 1
+    heads = in_threads(head, paths)
+    return 3 if any(not isinstance(found, InputError) and found.channels == 3 for found in heads) else 1
 
 
 def other_size(first: Path | str, size: Sequence[int], other: Path | str, its_size: Sequence[int]) -> str:

@@ -26,7 +26,8 @@ from pathlib import Path
 from ..config import FolderData
 from ..contract import MOST_CLASSES, make_classes
 from ..errors import InputError
-from .files import SHOWN, SUFFIXES, Entry, Listing, listed, read_mask
+from ..images.formats import SUFFIXES
+from .files import SHOWN, Entry, Listing, listed, read_mask
 
 
 def list_files(data: FolderData) -> Listing:

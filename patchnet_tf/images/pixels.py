@@ -6,17 +6,35 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..contract import Pixels
 from ..errors import InputError, UnfitError
+
+GREY = np.array([0.299, 0.587, 0.114], "float32")  # of ITU-R BT.601, as Pillow has it
+COLOURS = (
+    (255, 0, 255),
+    (0, 255, 0),
+    (0, 0, 255),
+    (255, 255, 0),
+    (0, 255, 255),
+    (255, 0, 0),
+    (255, 255, 255),
+)
 
 
 def check_images(
-    images: Any, *, channels: int | None = None, smallest: tuple[int, int] = (1, 1), what: str = "images"
+    images: Any,
+    *,
+    pixels: Pixels | None = None,
+    channels: int | None = None,
+    smallest: tuple[int, int] = (1, 1),
+    what: str = "images",
 ) -> np.ndarray:
     """Return images as an array that PatchNet can take, or say in one line why it cannot.
 
     Args:
-        images: (N, H, W, C), any integer or float dtype, in 0..255.
-        channels: the C they must have; None means 1 or 3.
+        images: (N, H, W, C), any integer or float dtype, in the range that `pixels` has.
+        pixels: what the model takes; None means numbers in 0..255.
+        channels: the C they must have, where there are no `pixels`; None means 1 or 3.
         smallest: the least (height, width).
         what: how a message calls them.
 
@@ -25,10 +43,10 @@ def check_images(
 
     Raises:
         InputError: 400, no image, not four axes, not numbers; 422, another number of channels, too small,
-            NaN, infinity, or values outside 0..255.
+            NaN, infinity, or values outside the range.
 
     Warns:
-        UserWarning: no value is above 1, so they seem to be 0..1 instead of 0..255.
+        UserWarning: the range is 0..255 and no value is above 1, so they seem to be 0..1 instead.
 
     Example:
         >>> check_images(numpy.zeros((2, 32, 32, 1), "uint8"), smallest=(17, 17)).shape
@@ -40,7 +58,11 @@ def check_images(
             f"{what}: expected numbers of shape (count, height, width, channels). "
             f"Received: {images.dtype}, shape={images.shape}"
         )
-    allowed = (1, 3) if channels is None else (channels,)
+    if pixels is not None:
+        allowed = (pixels.channels,)
+    else:
+        allowed = (1, 3) if channels is None else (channels,)
+        pixels = Pixels(channels=allowed[0])
     if images.shape[3] not in allowed:
         expected = " or ".join(map(str, allowed))
         raise UnfitError(f"{what}: expected {expected} channel(s). Received: shape={images.shape}")
@@ -50,24 +72,98 @@ def check_images(
             f"{what}: expected at least {smallest[0]} x {smallest[1]} pixels (height x width), as the "
             f"model needs. Received: {size[0]} x {size[1]}"
         )
-    if images.dtype.kind == "f" and not np.isfinite(images).all():
-        raise UnfitError(f"{what}: expected finite pixels. Received: NaN or infinity")
-    low, high = images.min(), images.max()
-    if low < 0 or high > 255:
-        raise UnfitError(f"{what}: expected pixels in 0..255. Received: {low} to {high}")
-    if 0 < high <= 1:
+    check_values(images, pixels, what)
+    if pixels.range == (0, 255) and 0 < images.max() <= 1:
         warnings.warn(
             f"{what}: pixels are 0..255, but none of these is above 1: are they 0..1?", stacklevel=2
         )
     return images
 
 
+def check_values(images: np.ndarray, pixels: Pixels, what: str) -> None:
+    """Refuse NaN, infinity, and numbers outside the range of `pixels`, unless they are clipped to it.
+
+    Args:
+        images: numbers of any shape.
+        pixels: what the model takes.
+        what: how a message calls them.
+
+    Raises:
+        UnfitError: there are such.
+
+    Example:
+        >>> check_values(numpy.array([0, 300]), Pixels(channels=1), "cell.tif")
+        Traceback (most recent call last):
+        UnfitError: cell.tif: expected pixels in 0..255. Received: 0 to 300, 1 of 2 outside
+    """
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        count = images.size - np.count_nonzero(np.isfinite(images))
+        raise UnfitError(
+            f"{what}: expected finite pixels. Received: NaN or infinity in {count} of {images.size}"
+        )
+    if pixels.clip or pixels.per_image:
+        return
+    low, high = pixels.range
+    if images.dtype == pixels.dtype == "uint8" and (low, high) == (0, 255):
+        return
+    least, greatest = images.min(), images.max()
+    if least < low or greatest > high:
+        outside = np.count_nonzero((images < low) | (images > high))
+        raise UnfitError(
+            f"{what}: expected pixels in {low}..{high}. Received: {least} to {greatest}, {outside} of "
+            f"{images.size} outside"
+        )
+
+
+def displayed(image: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """Return an image as a picture can show it.
+
+    The range becomes 0..255. One channel is grey, three are red, green and blue; of any other number each
+    channel is drawn in the colour of `COLOURS` that has its number, and the colours are added.
+
+    Args:
+        image: (H, W, C), of the dtype that `pixels` has.
+        pixels: what the model takes.
+
+    Returns:
+        uint8, (H, W, 1) or (H, W, 3); the image itself where it is that already.
+
+    Example:
+        >>> pixels = Pixels(dtype="uint16", range=(0, 4095), channels=1)
+        >>> displayed(numpy.full((1, 1, 1), 4095, "uint16"), pixels)
+        array([[[255]]], dtype=uint8)
+    """
+    channels = image.shape[2]
+    if image.dtype == "uint8" and pixels.range == (0, 255) and not pixels.per_image and channels in (1, 3):
+        return image
+    low, high = (image.min(), image.max()) if pixels.per_image else pixels.range
+    shown = np.clip((image.astype("float32") - low) / ((high - low) or 1), 0, 1)
+    if channels not in (1, 3):
+        shown = np.minimum(shown @ np.array([COLOURS[k % len(COLOURS)] for k in range(channels)]) / 255, 1)
+    return np.rint(255 * shown).astype("uint8")
+
+
+def grey_of(image: np.ndarray) -> np.ndarray:
+    """Return an RGB image (H, W, 3) as grey, (H, W, 1), of the same dtype; whole numbers are rounded."""
+    if image.dtype == "uint8":
+        return np.asarray(Image.fromarray(image).convert("L"))[..., None]
+    grey = image.astype("float32") @ GREY
+    return (np.rint(grey) if image.dtype.kind == "u" else grey).astype(image.dtype)[..., None]
+
+
 def resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Return an image (H, W, C) in `size` (height, width), smoothed where it shrinks."""
+    """Return an image (H, W, C), uint8, uint16 or float32, in `size` (height, width), smoothed if smaller."""
     if size is None or image.shape[:2] == size:
         return image
-    picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
-    return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR)).reshape(*size, image.shape[2])
+    if image.dtype == "uint8" and image.shape[2] == 3:
+        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    planes = [
+        image[..., k] if image.dtype == "uint8" else image[..., k].astype("float32")
+        for k in range(image.shape[2])
+    ]
+    planes = [Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR) for plane in planes]
+    stacked = np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    return (np.rint(stacked) if image.dtype.kind == "u" else stacked).astype(image.dtype, copy=False)
 
 
 def resized_mask(mask: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

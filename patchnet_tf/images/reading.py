@@ -12,44 +12,66 @@ An image file is, by these rules,
 
 Files on disk may be GIF too. Damage is what a decoder notices: PNG and WebP have checksums or are parsed
 strictly; of JPEG, whatever breaks its code, but not a changed bit that leaves other valid code; BMP and
-uncompressed TIFF hold plain numbers, of which any may be right. It needs numpy, Pillow and simplejpeg alone.
+uncompressed TIFF hold plain numbers, of which any may be right. Of packages it needs numpy, pydantic, Pillow
+and simplejpeg alone.
 """
 
+import contextlib
 import io
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import simplejpeg
-from PIL import Image, ImageOps
 
+from ..contract import Pixels
 from ..errors import FormatError, InputError, TooLargeError, UnfitError, one_line
+from .formats import FORMATS, LONGEST_START, ON_DISK, RGB, Format, Source
+from .pixels import check_values, grey_of
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-ON_DISK = (*FORMATS, "GIF")
-GREY_MODES = ("1", "L", "LA")
-MODES = (*GREY_MODES, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 MAX_BYTES = 2**28  # of one file
 MAX_PIXELS = 2**26  # of one image: 8192 x 8192
+TAKES = {"uint8": ("uint8",), "uint16": ("uint16",), "float32": ("uint8", "uint16", "float32")}
+EXPECTED = {
+    "uint8": "8 bits per channel, grey or RGB",
+    "uint16": "16 bits per channel, without sign",
+    "float32": "numbers",
+}
 
 
-def read_image(path: str | Path, channels: int) -> np.ndarray:
+class Head(NamedTuple):
+    """What an image file says of itself before its pixels are read.
+
+    Attributes:
+        dtype: of numpy, as which its numbers are read; None where they are of no kind that is read.
+        channels: how many there are.
+        names: of the channels, or none; colour images have "red", "green", "blue".
+        size: (height, width), before it is turned as its EXIF orientation says.
+    """
+
+    dtype: str | None
+    channels: int
+    names: tuple[str, ...]
+    size: tuple[int, int]
+
+
+def read_image(path: str | Path, pixels: Pixels | int) -> np.ndarray:
     """Read one image file by the rules above; GIF too.
 
     Args:
         path: an image of 8 bits per channel, one frame, no transparency.
-        channels: 1 to read grey, a colour image too; 3 to read RGB, a grey image too.
+        pixels: what the model takes; a number is that of channels of 8 bits: 1 to read grey, a colour image
+            too; 3 to read RGB, a grey image too.
 
     Returns:
-        (H, W, channels), uint8, turned as its EXIF orientation says.
+        (H, W, channels) of the dtype that `pixels` has, turned as its EXIF orientation says.
 
     Raises:
         InputError: it cannot be opened, is truncated or damaged, or is not such an image.
 
     Example:
-        >>> read_image("cell.png", channels=1).shape
+        >>> read_image("cell.png", 1).shape
         (128, 128, 1)
     """
     try:
@@ -58,15 +80,28 @@ def read_image(path: str | Path, channels: int) -> np.ndarray:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return decode(content, channels, what=str(path), formats=ON_DISK)
+    return decode(content, pixels, what=str(path), formats=ON_DISK)
 
 
-def is_grey(path: Path) -> bool:
-    """Return whether an image file has one channel; only its head is read."""
+def head(path: str | Path, *, window: bool = False) -> Head:
+    """Read what an image file says of itself; its pixels are not read.
+
+    Args:
+        path: an image file of any kind that is read.
+        window: whether a window that the file has will be applied, which changes the dtype.
+
+    Raises:
+        InputError: it cannot be opened, or its head is damaged.
+
+    Example:
+        >>> head("cell.png")
+        Head(dtype='uint8', channels=1, names=(), size=(128, 128))
+    """
     try:
-        check_regular(path)
-        with opened(path, str(path), ON_DISK) as image:
-            return image.mode in GREY_MODES
+        check_regular(Path(path))
+        with Path(path).open("rb") as file, opened(file, str(path), ON_DISK) as source:
+            dtype = "uint8" if window and source.windowed() else source.dtype
+            return Head(dtype, source.channels, source.names, source.size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -80,122 +115,127 @@ def check_regular(path: Path) -> None:
 
 def decode(
     file: bytes,
-    channels: int,
+    pixels: Pixels | int,
     *,
     what: str = "image",
     max_bytes: int = MAX_BYTES,
     max_pixels: int = MAX_PIXELS,
-    formats: Collection[str] = FORMATS,
+    formats: Collection[Format] = FORMATS,
 ) -> np.ndarray:
     """Read an image file by the rules above.
 
     Args:
         file: all its bytes.
-        channels: 1 to read grey, a colour image too; 3 to read RGB, a grey image too.
+        pixels: what the model takes; a number is that of channels of 8 bits: 1 to read grey, a colour image
+            too; 3 to read RGB, a grey image too.
         what: how a message calls the image.
         max_bytes: more are refused before anything is read.
         max_pixels: more are refused before anything is decoded.
-        formats: Pillow's names of those that are read.
+        formats: those that are read.
 
     Returns:
-        (H, W, channels), uint8.
+        (H, W, channels) of the dtype that `pixels` has.
 
     Raises:
-        InputError: 400, empty, truncated or damaged; 413, beyond a limit; 415, another format; 422, 16 bits
-            per channel, another colour space, transparent, or several frames.
+        InputError: 400, empty, truncated or damaged; 413, beyond a limit; 415, another format; 422, other
+            numbers or channels than `pixels` has, another colour space, transparent, several frames, NaN,
+            infinity, or values outside the range.
 
     Example:
-        >>> decode(Path("cell.png").read_bytes(), channels=1).shape
+        >>> decode(Path("cell.png").read_bytes(), 1).shape
         (128, 128, 1)
     """
+    if isinstance(pixels, int):
+        pixels = Pixels(channels=pixels)
     if len(file) > max_bytes:
         raise TooLargeError(f"{what}: expected at most {max_bytes} bytes. Received: {len(file)}")
     if not file:
         raise InputError(f"{what}: empty file")
-    with opened(io.BytesIO(file), what, formats) as image:
-        height, width = image.height, image.width
+    with opened(io.BytesIO(file), what, formats) as source:
+        height, width = source.size
         if height * width > max_pixels:
             size = f"{height} x {width} (height x width)"
             raise TooLargeError(f"{what}: expected at most {max_pixels} pixels. Received: {size}")
-        special = "16 bits per channel" if sixteen_bits(image) else "signed numbers" if signed(image) else ""
-        if special or image.mode not in MODES:
-            kind = special or f"pixels of type {image.mode}"
-            raise UnfitError(f"{what}: expected 8 bits per channel, grey or RGB. Received: {kind}")
-        try:
-            if several_frames(image):
-                raise UnfitError(f"{what}: expected one image. Received: several frames or pages")
-            image.load()  # the decoders of Pillow, unlike those of OpenCV, refuse a truncated file
-            if image.format in ("JPEG", "MPO"):
-                check_jpeg(file)
-            if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-                raise UnfitError(f"{what}: expected an opaque image. Received: transparent pixels")
-            image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-        except InputError:
-            raise
-        except Exception as error:  # decoders raise whatever they like for damaged data
-            raise InputError(f"{what}: damaged or truncated image ({one_line(error)})") from None
-    return np.asarray(image).reshape(image.height, image.width, channels)
+        windowed = pixels.window and source.windowed()
+        if source.dtype is None or not (windowed or source.dtype in TAKES[pixels.dtype]):
+            raise UnfitError(f"{what}: expected {EXPECTED[pixels.dtype]}. Received: {source.kind}")
+        with complaints(what):
+            image = channels_of(source.read(frame_of(source, pixels), pixels), source, pixels)
+    image = image.astype(pixels.dtype, copy=False)
+    check_values(image, pixels, what)
+    return image
 
 
-def opened(file: BinaryIO | Path, what: str, formats: Collection[str] = FORMATS) -> Image.Image:
+def frame_of(source: Source, pixels: Pixels) -> int:
+    """Return the number of the frame that `pixels` chooses, or raise InputError."""
+    if pixels.frame == 0:
+        return 0
+    count = source.frames()
+    if count == 1 and pixels.frame in (None, "middle"):
+        return 0
+    if pixels.frame is None:
+        raise UnfitError("expected one image. Received: several frames or pages")
+    frame = count // 2 if pixels.frame == "middle" else pixels.frame
+    if frame >= count:
+        raise UnfitError(f"expected a frame {frame}, counted from 0. Received: {count} frame(s)")
+    return frame
+
+
+def channels_of(image: np.ndarray, source: Source, pixels: Pixels) -> np.ndarray:
+    """Return the channels of (H, W, C) that `pixels` chooses, or raise InputError."""
+    if pixels.select:
+        return image[..., [channel_number(channel, source) for channel in pixels.select]]
+    if image.shape[2] == pixels.channels:
+        return image
+    if pixels.channels == 1 and source.names == RGB:
+        return grey_of(image)
+    if pixels.channels == 3 and image.shape[2] == 1:
+        return np.repeat(image, 3, axis=2)
+    names = f" ({', '.join(source.names)})" if source.names else ""
+    raise UnfitError(
+        f"expected {pixels.channels} channel(s), or which to choose. Received: {image.shape[2]}{names}"
+    )
+
+
+def channel_number(channel: int | str, source: Source) -> int:
+    """Return the number of a channel that is given by number or name, or raise InputError."""
+    number = source.names.index(channel) if channel in source.names else channel
+    if isinstance(number, str) or number >= source.channels:
+        named = f": {', '.join(source.names)}" if source.names else ""
+        raise UnfitError(f"expected a channel {channel!r}. Received: {source.channels} channel(s){named}")
+    return number
+
+
+@contextlib.contextmanager
+def opened(file: BinaryIO, what: str, formats: Collection[Format]) -> Iterator[Source]:
     """Open an image file and read its head alone.
 
     Raises:
         InputError: 400, damaged; 413, far too many pixels; 415, another format.
         OSError: it cannot be read.
     """
+    start = file.read(LONGEST_START)
+    file.seek(0)
+    kind = next((kind for kind in formats if kind.begins.match(start)), None)
+    if kind is None:
+        names = ", ".join("WebP" if kind.name == "WEBP" else kind.name for kind in formats)
+        raise FormatError(f"{what}: not an image file of a kind that is read ({names})")
+    with complaints(what):
+        source = kind.open(file)
     try:
-        return Image.open(file, formats=tuple(formats))
-    except Image.UnidentifiedImageError:
-        if known(file, formats):
-            raise InputError(f"{what}: damaged or truncated image") from None
-        names = ", ".join("WebP" if name == "WEBP" else name for name in formats)
-        raise FormatError(f"{what}: not an image file of a kind that is read ({names})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where it is an error
-        raise TooLargeError(f"{what}: too many pixels") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise InputError(f"{what}: damaged or truncated image ({one_line(error)})") from None
-    except Exception as error:  # heads of damaged files
-        raise InputError(f"{what}: damaged or truncated image ({one_line(error)})") from None
+        yield source
+    finally:
+        source.close()
 
 
-def known(file: BinaryIO | Path, formats: Collection[str]) -> bool:
-    """Return whether a file begins as one of the formats does."""
-    if isinstance(file, Path):
-        with file.open("rb") as opened_file:
-            start = opened_file.read(16)
-    else:
-        file.seek(0)
-        start = file.read(16)
-    return any(accepts(start) for accepts in (Image.OPEN[name][1] for name in formats) if accepts)
-
-
-def check_jpeg(file: bytes) -> None:
-    """Raise ValueError where the code of a JPEG file breaks; Pillow fills what is lost with grey."""
-    # An eighth of the size is enough: all of the code is read for it.
-    simplejpeg.decode_jpeg(file, "GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8, strict=True)
-
-
-def signed(image: Image.Image) -> bool:
-    """Return whether a TIFF file holds signed numbers, which Pillow would read as unsigned."""
-    sample_format = 339
-    return image.format == "TIFF" and 2 in np.ravel(image.tag_v2.get(sample_format, 1))
-
-
-def sixteen_bits(image: Image.Image) -> bool:
-    """Return whether a PNG or TIFF file has 16 bits per channel, of which Pillow would drop half."""
-    return image.format in ("PNG", "TIFF") and ";16" in str(image.tile)
-
-
-def several_frames(image: Image.Image) -> bool:
-    """Return whether a file holds more than one image."""
-    if image.format != "TIFF":
-        return getattr(image, "n_frames", 1) != 1
-    # Counting the pages of a TIFF file reads the heads of all, of which there may be very many.
+@contextlib.contextmanager
+def complaints(what: str) -> Iterator[None]:
+    """Raise whatever a decoder raises as an InputError of one line that begins with `what`."""
     try:
-        image.seek(1)
-    except EOFError:
-        return False
-    return True
+        yield
+    except InputError as error:
+        raise type(error)(f"{what}: {error}") from None
+    except Exception as error:  # decoders raise whatever they like for damaged data
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{what}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{what}: damaged or truncated image ({one_line(error)})") from None
