@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InputError
 from .console import Reporter, heavy_imports, one_line_errors, say, show
 from .options import ConfigFile, Overrides, RunFolder, read_config
 from .tables import data_table, evaluation_tables, explained_table
@@ -79,16 +80,36 @@ def report(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Folder of a run or of a comparison.", show_default=False)
     ],
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card", help="Write the model card of a run instead, FOLDER/export/README.md, in Markdown."
+        ),
+    ] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of the model, for its card, as model hubs write it, such as mit."),
+    ] = None,
 ) -> None:
     """Put the figures and pictures of a run or a comparison on one page, FOLDER/report.html, anew.
 
     `patchnet evaluate` does so too; do it again after `patchnet explain` has drawn heatmaps. The page holds
     its pictures and loads nothing: it opens without a network, and can be sent as it is.
 
-    Example: patchnet report runs/cells
+    A model card goes with an exported model to a model hub: what it was trained and measured on, its figures
+    with their intervals, and what it is not for.
+
+    Example: patchnet report runs/cells --card --license mit
     """
     with one_line_errors():
-        write_page(folder)
+        if license is not None and not card:
+            raise InputError(f"--license: of the model card, and so only with --card. Received: {license}")
+        if not card:
+            write_page(folder)
+            return
+        with heavy_imports("train"):
+            from ..reporting.card import write_card
+        print(f"Model card: {write_card(folder, license='other' if license is None else license)}")
 
 
 def data_check(

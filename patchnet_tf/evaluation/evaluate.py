@@ -64,7 +64,9 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> results.Run:
     (folder / HEATMAPS).mkdir(exist_ok=True)
     picture = draw_picture(model, data, config, figures.get("thresholds"), draw, maps, progress)
     pictures.save_png(picture, folder / HEATMAPS / f"{masked.name if masked else VALIDATION}.png")
-    measured = results.Run(date=datetime.date.today(), versions=versions(), **figures, **localized)
+    measured = results.Run(
+        date=datetime.date.today(), versions=versions(), counts=counts_of(data), **figures, **localized
+    )
     measured.write(folder / METRICS)
     return measured
 
@@ -102,6 +104,22 @@ def classified(
         if classes.exclusive:
             fields[f"{prefix}confusion"] = metrics.confusion_matrix(q, examples.labels).tolist()
     return fields
+
+
+def counts_of(data: Dataset) -> dict[str, dict[str, int]]:
+    """Return how many images each split has of each class, or with each label."""
+    splits = {"training": data.train, "validation": data.val, "test": data.test}
+    names = data.class_names
+    counts = {
+        split: (
+            np.bincount(examples.labels, minlength=len(names))
+            if data.classes.exclusive
+            else examples.labels.sum(0, dtype=int)
+        ).tolist()
+        for split, examples in splits.items()
+        if examples is not None
+    }
+    return {split: dict(zip(names, of_class, strict=True)) for split, of_class in counts.items()}
 
 
 def probabilities_of(

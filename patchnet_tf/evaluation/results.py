@@ -231,7 +231,7 @@ class ByClass(Part):
     @model_serializer(mode="wrap")
     def without_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is not given, so that files of two classes have only what they need."""
-        optional = ByClass.model_fields.keys() | {"localization_per_class"}
+        optional = ByClass.model_fields.keys() | {"counts", "localization_per_class"}
         return without(write(self), optional)
 
 
@@ -241,6 +241,7 @@ class Run(Results, ByClass):
     Attributes, beside those of `ByClass`:
         validation: what `metrics.classification` measured on the validation images.
         test: the same on the test images; None where there are none.
+        counts: of the images of each class, by split; an image with several labels counts at each.
         masks: what the masks show, in one word; None where there are no masks.
         localization: what `metrics.localization` measured on the images with masks; None without masks.
         localization_per_class: the same over the maps and masks of each class.
@@ -254,6 +255,7 @@ class Run(Results, ByClass):
 
     validation: Measures
     test: Measures | None = None
+    counts: dict[str, dict[str, Count]] | None = None
     masks: str | None = None
     localization: Measures | None = None
     localization_per_class: dict[str, Measures] | None = None
