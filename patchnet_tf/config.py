@@ -63,7 +63,7 @@ Size = Annotated[
     Field(strict=False),
     expect("[height, width], two whole numbers of at least 1"),
 ]
-SIDE = 8192  # all images are in memory at once: more is a slip of the hand
+SIDE = 8192  # more is a slip of the hand
 NewSize = Annotated[
     tuple[Annotated[int, Field(ge=1, le=SIDE)], Annotated[int, Field(ge=1, le=SIDE)]],
     Field(strict=False),
@@ -123,6 +123,12 @@ class FilesData(DataSection):
 
     path: Text  # where it is; ~ and $VARIABLES work
     size: NewSize | None = None  # resize every image to this; needed where they differ
+    channels: Channels | None = None  # None: 1 where all training images are grey
+    # MiB for the images; more of them are kept in a file on disk, decoded and resized, and read from there.
+    memory: Annotated[Count, MayChange()] = 2048
+    cache: Annotated[Text | None, MayChange()] = (
+        None  # folder of that file; None: the user's, see docs/data.md
+    )
 
     @property
     def resized_to(self) -> tuple[int, int] | None:
@@ -138,6 +144,7 @@ class DtdData(FilesData):
 
     kind: Literal["dtd"]
     size: NewSize | None = (224, 224)
+    channels: Channels | None = 3
     classes: Annotated[Two, expect("the names of two different class folders")] = (
         "cracked",
         "perforated",
@@ -157,7 +164,6 @@ class FolderData(FilesData):
     classes: (
         Annotated[Several, expect(f"the names of 2 to {MOST_CLASSES} class folders, each once")] | None
     ) = None
-    channels: Channels | None = None  # None: 1 where all training images are grey
     # Kind of the masks that localization is measured against.
     mask: Annotated[Name | None, MayChange()] = None
 
@@ -167,6 +173,7 @@ class Isic2017Data(FilesData):
 
     kind: Literal["isic2017"]
     size: NewSize | None = (192, 256)
+    channels: Channels | None = 3
     classes: Annotated[
         tuple[Literal["benign"], Literal["melanoma"]], Field(strict=False), expect("[benign, melanoma]")
     ] = ("benign", "melanoma")
@@ -186,7 +193,6 @@ class ManifestData(FilesData):
     # Names of the classes 0, 1, ..., or of the labels.
     classes: Annotated[Several, expect(f"from 2 to {MOST_CLASSES} names, each once")] = ("0", "1")
     multilabel: Flag = False  # an image may have several of them, or none
-    channels: Channels | None = None  # None: 1 where all training images are grey
 
 
 class TexturesData(DataSection):
@@ -502,10 +508,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read and check a configuration.
 
     Args:
-        path: a YAML file. A relative `data.path` in it is relative to the file's folder; "~" and
-            environment variables are expanded, which must be set.
-        overrides: "section.key=value" texts, the value in YAML, that replace or add keys. A relative
-            `data.path` among them is relative to the current folder.
+        path: a YAML file. A relative `data.path` or `data.cache` in it is relative to the file's folder; "~"
+            and environment variables are expanded, which must be set.
+        overrides: "section.key=value" texts, the value in YAML, that replace or add keys. A relative path
+            among them is relative to the current folder.
 
     Raises:
         InputError: the file cannot be read or is not YAML, or a key is unknown, missing or wrong.
@@ -523,15 +529,15 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise InputError(f"{path}: not a text file") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected keys and values (name: ..., data: ..., model: ...)")
-    base = path.parent
+    bases = dict.fromkeys(("path", "cache"), path.parent)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise InputError(f"--set: expected section.key=value. Received: {override!r}")
         place(raw, key.split("."), parse(text, f"--set {override}"))
-        if key in ("data", "data.path"):
-            base = Path.cwd()
-    resolve_data_path(raw, base, path)
+        bases |= {name: Path.cwd() for name in bases if key in ("data", f"data.{name}")}
+    for name, base in bases.items():
+        resolve_data_path(raw, name, base, path)
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -551,21 +557,22 @@ def parse(text: str, source: str) -> Any:
         raise InputError(f"{source}{where}: not valid YAML ({reason})") from None
 
 
-def resolve_data_path(raw: dict, base: Path, source: Path) -> None:
-    """Make `data.path`, where there is one, absolute, with ~ and variables expanded.
+def resolve_data_path(raw: dict, key: str, base: Path, source: Path) -> None:
+    """Make `data.path`, or another of its folders, absolute where it is there, with ~ and variables expanded.
 
     A relative one counts from `base`, or from the current folder, as in a shell, where a variable begins it.
     """
     data = raw.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str) and data["path"]:
-        for name in re.findall(r"\$(\w+|\{\w+\})", data["path"], re.ASCII):
-            if not os.environ.get(name.strip("{}")):
-                raise InputError(
-                    f"{source}: data.path: the environment variable {name.strip('{}')} is not set, or empty. "
-                    f"Received: {data['path']!r}"
-                )
-        base = Path.cwd() if data["path"].startswith("$") else base
-        data["path"] = os.path.abspath(base / os.path.expanduser(os.path.expandvars(data["path"])))
+    if not isinstance(data, dict) or not isinstance(path := data.get(key), str) or not path:
+        return
+    for name in re.findall(r"\$(\w+|\{\w+\})", path, re.ASCII):
+        if not os.environ.get(name.strip("{}")):
+            raise InputError(
+                f"{source}: data.{key}: the environment variable {name.strip('{}')} is not set, or empty. "
+                f"Received: {path!r}"
+            )
+    base = Path.cwd() if path.startswith("$") else base
+    data[key] = os.path.abspath(base / os.path.expanduser(os.path.expandvars(path)))
 
 
 def place(raw: dict, keys: list[str], value: Any) -> None:

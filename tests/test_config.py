@@ -395,7 +395,15 @@ def test_baselines_of_this_project(data, end, kind, monkeypatch):
 
 def test_identity_is_all_but_what_may_change():
     """A run goes on with more epochs, other masks and another comparison, and with nothing else changed."""
-    may_change = ("training.epochs", "training.feature_memory", "data.mask", "evaluation", "comparison")
+    may_change = (
+        "training.epochs",
+        "training.feature_memory",
+        "data.mask",
+        "data.memory",
+        "data.cache",
+        "evaluation",
+        "comparison",
+    )
 
     def keys(section, place=()):
         for name in type(section).model_fields:

@@ -5,12 +5,15 @@ import keras
 import numpy as np
 
 from ..errors import InputError
-from ..images.pixels import check_images
 from .dataset import Examples
+from .store import checked
 
 
 class Batches(keras.utils.PyDataset):
     """Batches for `fit` in which everything random follows from the seed and the number of the epoch alone.
+
+    Of images in a file only those of a batch are read. In `fit` under TensorFlow this is ahead of the step:
+    Keras makes a `tf.data.Dataset` of the batches, which fetches the next ones, in their order, meanwhile.
 
     So a run that was cut off goes on as if it had not been. Set `epoch` before each epoch, and give
     `fit` shuffle=False: it would shuffle a second time, without the seed.
@@ -53,7 +56,7 @@ class Batches(keras.utils.PyDataset):
         outputs: int = 1,
     ) -> None:
         super().__init__()
-        self.images = check_images(examples.images)
+        self.images = checked(examples.images)
         self.labels = np.asarray(examples.labels)
         self.targets = examples.targets(outputs)
         self.classes = max(2, outputs)

@@ -127,7 +127,8 @@ def check(config: Config, progress: Progress = silent) -> Report:
 def look_at_files(listing: Listing, progress: Progress) -> tuple[list[Seen], list[str]]:
     """Read every image and mask that is listed; return what was seen, and errors."""
     entries = sorted(listing.entries, key=lambda entry: (SPLITS.index(entry.split), entry.classes))
-    channels = listing.channels or channels_of(listing)
+    rules = listing.rules
+    channels = rules.channels or channels_of(listing)
     shown = chosen([(entry.split, entry.classes) for entry in entries], len(listing.classes.names))
 
     def look(number: int) -> Seen:
@@ -140,8 +141,8 @@ def look_at_files(listing: Listing, progress: Progress) -> tuple[list[Seen], lis
                 problem = entry.complaint(error)
         seen = seen_of(str(entry.path), entry.split, entry.classes, image, masks)
         if number in shown:
-            union = resized_mask(np.any([*masks.values()], axis=0), listing.size) if masks else None
-            seen = seen._replace(thumbnail=thumbnail(resized(image, listing.size), union))
+            union = resized_mask(np.any([*masks.values()], axis=0), rules.size) if masks else None
+            seen = seen._replace(thumbnail=thumbnail(resized(image, rules.size), union))
         return seen._replace(problem=problem)
 
     errors, seen = list(listing.complaints), []
@@ -151,7 +152,7 @@ def look_at_files(listing: Listing, progress: Progress) -> tuple[list[Seen], lis
         else:
             seen.append(result)
     others = [image for image in seen if image.size != seen[0].size]
-    if listing.size is None and others:
+    if rules.size is None and others:
         errors.append(other_size(seen[0].name, seen[0].size, others[0].name, others[0].size))
     return seen, errors
 

@@ -1,4 +1,4 @@
-"""What a data set is once it is in memory."""
+"""What a data set is once it is read."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,13 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ..contract import Classes
+from .store import Images
 
 
 class Examples(NamedTuple):
     """Images of all classes.
 
     Attributes:
-        images: (N, H, W, C), uint8.
+        images: (N, H, W, C), uint8, in memory or in a file.
         labels: of exclusive classes the number of each image's class, (N,), uint8, or uint16 where there are
             more than 256; of labels whether each image has each, (N, L), uint8, 0 or 1.
 
@@ -22,7 +23,7 @@ class Examples(NamedTuple):
                [0., 0., 1.]], dtype=float32)
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
 
     def targets(self, outputs: int = 1) -> np.ndarray:
@@ -62,7 +63,7 @@ class Masked(NamedTuple):
 
     Attributes:
         name: what the masks show, in one word.
-        images: (M, H, W, C), uint8.
+        images: (M, H, W, C), uint8, in memory or in a file.
         masks: (M, H, W), bool, True where a perfect heatmap is white.
         labels: (M,), uint8 or uint16, the class whose map each mask belongs to: of two exclusive classes
             always 1. None where each image shows both of two classes.
@@ -70,7 +71,7 @@ class Masked(NamedTuple):
     """
 
     name: str
-    images: np.ndarray
+    images: Images
     masks: np.ndarray
     labels: np.ndarray | None
     names: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ URL = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
 
 def list_files(data: DtdData) -> Listing:
     """List the photographs of the two classes."""
-    listing = Listing(make_classes(data.classes), data.size, 3)
+    listing = Listing(make_classes(data.classes), data)
     root = Path(data.path)
     images = (root / "dtd" if (root / "dtd").is_dir() else root) / "images"
     if not images.is_dir():

@@ -4,9 +4,11 @@ A source, such as `folder` or `isic2017`, says in a `Listing` which files there 
 is wrong with the list. `read` makes a `Dataset` of it, `check` a report.
 """
 
+import contextlib
 import csv
+import itertools
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,12 +17,14 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from ..config import FilesData
 from ..contract import Classes
 from ..errors import InputError
 from ..images.pixels import resized, resized_mask
 from ..images.reading import head, read_image
 from ..progress import Progress, silent
 from .dataset import Dataset, Examples, Masked
+from .store import Images, Stored, cache_file, cache_folder, opened, some_of, storing
 
 SPLITS = ("train", "val", "test")
 SHOWN = 10  # complaints in one error, names in one line
@@ -60,8 +64,7 @@ class Listing:
 
     Attributes:
         classes: their names, and whether an image has just one.
-        size: (height, width) to resize all to, or None.
-        channels: 1 or 3; None is 1 where all training images are grey.
+        rules: how to read them: the section of the configuration.
         mask: what the masks show, in one word.
         entries: the images that are there.
         complaints: what is wrong with the list, one line each.
@@ -69,8 +72,7 @@ class Listing:
     """
 
     classes: Classes
-    size: tuple[int, int] | None = None
-    channels: int | None = None
+    rules: FilesData
     mask: str = "masks"
     entries: list[Entry] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -78,46 +80,27 @@ class Listing:
 
 
 def read(listing: Listing, progress: Progress = silent) -> Dataset:
-    """Read all images of a list into memory, on all cores, and the masks of the validation images.
+    """Read all images of a list, on all cores, and the masks of the validation images.
+
+    Images that together need more than `data.memory` are kept in a file, see `store`, and read from it when
+    they are asked for.
 
     Raises:
         InputError: something is wrong with the list, an image cannot be read, a mask has another size
             than its image, or sizes differ and the list has none. The first ten complaints are told.
+        OSError: the file of the images cannot be written.
     """
     refuse(listing.complaints)
-    channels = listing.channels or channels_of(listing)
     entries = sorted(listing.entries, key=lambda entry: SPLITS.index(entry.split))
-    complaints: list[str] = []
-    masks: list[tuple[int, int, np.ndarray]] = []  # number of the image, class, mask
-    images, differs = np.empty(0, "uint8"), False
-
-    def prepared(entry: Entry) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-        image = read_image(entry.path, channels)
-        readers = entry.masks if entry.split == "val" else {}
-        of_class = {k: resized_mask(reader(image.shape[:2]), listing.size) for k, reader in readers.items()}
-        return resized(image, listing.size), of_class
-
-    for k, result in enumerate(in_threads(prepared, entries, progress)):
-        if isinstance(result, InputError):
-            complaints.append(entries[k].complaint(result))
-            continue
-        image, of_class = result
-        if not images.size:
-            first, images = entries[k], np.empty((len(entries), *image.shape), "uint8")
-        if image.shape == images.shape[1:]:
-            images[k] = image
-        elif not differs:
-            differs = True
-            complaints.append(other_size(first.path, images.shape[1:3], entries[k].path, image.shape[:2]))
-        masks += [(k, label, of_class[label]) for label in sorted(of_class)]
-    refuse(complaints)
+    images, sizes = read_images(listing, entries, progress)
+    masks = read_masks(listing, entries, sizes)
 
     labels = labels_of(entries, listing.classes)
     splits = [entry.split for entry in entries]
     examples = {}
     for split in sorted(set(splits)):
         part = slice(splits.index(split), splits.index(split) + splits.count(split))
-        examples[split] = Examples(images[part], labels[part])
+        examples[split] = Examples(some_of(images, part), labels[part])
     masked = None
     if masks:
         chosen, of_masks, maps = zip(*masks, strict=True)
@@ -125,7 +108,7 @@ def read(listing: Listing, progress: Progress = silent) -> Dataset:
         names = dict(zip(different, names_of([entries[k].path for k in different]), strict=True))
         numbers = np.array(of_masks, number_dtype(listing.classes))
         named = tuple(names[k] for k in chosen)
-        masked = Masked(listing.mask, images[list(chosen)], np.stack(maps), numbers, named)
+        masked = Masked(listing.mask, some_of(images, list(chosen)), np.stack(maps), numbers, named)
     return Dataset(
         listing.classes,
         examples["train"],
@@ -134,6 +117,71 @@ def read(listing: Listing, progress: Progress = silent) -> Dataset:
         examples.get("test"),
         names_of([entry.path for entry in entries if entry.split == "val"]),
     )
+
+
+def read_images(
+    listing: Listing, entries: Sequence[Entry], progress: Progress
+) -> tuple[Images, list[tuple[int, int]]]:
+    """Return all images, in memory or in a file, and the (height, width) that each file has."""
+    rules, complaints = listing.rules, []
+    channels = rules.channels or channels_of(listing)
+    how = {"size": rules.size, "channels": channels}
+    folder = Path(rules.cache) if rules.cache else cache_folder()
+    path = cache_file(folder, [entry.path for entry in entries], how, listing.classes.names)
+    room = rules.memory * 2**20
+    if stored := opened(path, progress):
+        sizes = [tuple(size) for size in stored.notes["size"].tolist()]
+        return stored if stored.nbytes > room else stored[:], sizes
+
+    def prepared(entry: Entry) -> tuple[np.ndarray, tuple[int, int]]:
+        image = read_image(entry.path, channels)
+        return resized(image, rules.size), image.shape[:2]
+
+    sizes, first, differs = [], None, False  # first: number and shape of the first image that could be read
+    with contextlib.ExitStack() as stack:
+        for k, result in enumerate(in_threads(prepared, entries, progress)):
+            if isinstance(result, InputError):
+                complaints.append(entries[k].complaint(result))
+                continue
+            image, size = result
+            if first is None:
+                first, images = (k, image.shape), None
+                if len(entries) * image.nbytes <= room:
+                    images = np.empty((len(entries), *image.shape), image.dtype)
+                else:
+                    put = stack.enter_context(storing(path, len(entries), image))
+            if image.shape != first[1]:
+                if not differs:
+                    told = other_size(entries[first[0]].path, first[1][:2], entries[k].path, size)
+                    complaints.append(told)
+                differs = True
+            elif images is not None:
+                images[k] = image
+            elif not complaints:
+                put(image, size)
+            sizes.append(size)
+        refuse(complaints)
+    return Stored(path) if images is None else images, sizes
+
+
+def read_masks(
+    listing: Listing, entries: Sequence[Entry], sizes: Sequence[tuple[int, int]]
+) -> list[tuple[int, int, np.ndarray]]:
+    """Return the masks of the validation images: the number of the image, the class, and the mask (H, W)."""
+    masked = [k for k, entry in enumerate(entries) if entry.split == "val" and entry.masks]
+    complaints, masks = [], []
+
+    def prepared(k: int) -> list[tuple[int, int, np.ndarray]]:
+        readers = sorted(entries[k].masks.items())
+        return [(k, label, resized_mask(read(sizes[k]), listing.rules.size)) for label, read in readers]
+
+    for k, result in zip(masked, in_threads(prepared, masked), strict=True):
+        if isinstance(result, InputError):
+            complaints.append(entries[k].complaint(result))
+        else:
+            masks += result
+    refuse(complaints)
+    return masks
 
 
 def number_dtype(classes: Classes) -> np.dtype:
@@ -185,9 +233,14 @@ def in_threads(
         except InputError as error:
             return error
 
-    pool = ThreadPoolExecutor(os.cpu_count())
+    threads = os.cpu_count() or 1
+    pool, waiting, rest = ThreadPoolExecutor(threads), deque(), iter(items)
     try:
-        for done, result in enumerate(pool.map(caught, items), 1):
+        for done in range(1, len(items) + 1):
+            # No more than a few are ahead, or their results would fill the memory where they are used slowly.
+            for item in itertools.islice(rest, 4 * threads - len(waiting)):
+                waiting.append(pool.submit(caught, item))
+            result = waiting.popleft().result()
             if len(items) >= STEP and (done % STEP == 0 or done == len(items)):
                 progress("reading images", done, len(items))
             yield result

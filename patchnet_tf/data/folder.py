@@ -34,7 +34,7 @@ def list_files(data: FolderData) -> Listing:
     """List the images and masks below `data.path`."""
     root = Path(data.path)
     classes = make_classes(data.classes or ("0", "1"))
-    listing = Listing(classes, data.size, data.channels, data.mask or "masks")
+    listing = Listing(classes, data, data.mask or "masks")
     if not root.is_dir():
         listing.complaints.append(f"{root}: no such folder (data.path)")
         return listing

@@ -37,7 +37,7 @@ URL = "https://challenge.isic-archive.com/data/#2017"
 def list_files(data: Isic2017Data) -> Listing:
     """List the images of the CSV files of part 3, and their masks."""
     root = Path(data.path)
-    listing = Listing(make_classes(data.classes), data.size, 3, data.mask or "masks")
+    listing = Listing(make_classes(data.classes), data, data.mask or "masks")
     if not root.is_dir():
         listing.complaints.append(f"{root}: no such folder (data.path); {URL} has the images")
         return listing

@@ -34,7 +34,7 @@ from .files import SPLITS, Entry, Listing, Reader, listed, read_mask, read_rows
 def list_files(data: ManifestData) -> Listing:
     """List the images of the CSV file."""
     file = Path(data.path)
-    listing = Listing(make_classes(data.classes, not data.multilabel), data.size, data.channels)
+    listing = Listing(make_classes(data.classes, not data.multilabel), data)
     seen: dict[Path, str] = {}
     rows: list[tuple[str, tuple[int, ...]]] = []  # split and classes
     unclear: list[str] = []

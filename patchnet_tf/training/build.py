@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from ..config import Config
-from ..data import Dataset, check_images
+from ..data import Dataset
+from ..data.store import checked
 from ..errors import InputError
 from ..model.preprocessing import GammaCorrection, ShadesOfGray
 from .kinds import kind_of
@@ -30,7 +31,7 @@ def build(config: Config, data: Dataset, *, measured: bool = True) -> keras.Mode
     smallest = kind.smallest_image(config.model)
     for split, examples in (("train", data.train), ("val", data.val), ("masked", data.masked)):
         if examples:
-            check_images(examples.images, smallest=smallest, what=f"{split} images")
+            checked(examples.images, smallest=smallest, what=f"{split} images")
     arguments = config.model.model_dump(exclude={"kind"})
     arguments |= {"classes": len(data.classes.names), "multilabel": not data.classes.exclusive}
     arguments["preprocessing"] = preprocessing = [

@@ -60,7 +60,7 @@ class FeatureBatches(Batches):
         total = len(self.ways) * len(self.images)
         for v, (down, right) in enumerate(self.ways):
             for start in range(0, len(self.images), IMAGES):
-                images = self.images[start : start + IMAGES, :: -1 if down else 1, :: -1 if right else 1]
+                images = self.images[start : start + IMAGES][:, :: -1 if down else 1, :: -1 if right else 1]
                 features = network.predict_on_batch(images)  # (b, ...)
                 if self.features is None:
                     shape = (len(self.ways), len(self.images), *features.shape[1:])

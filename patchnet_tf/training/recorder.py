@@ -12,6 +12,7 @@ import numpy as np
 
 from ..data import Examples
 from ..data.batches import Batches
+from ..data.store import chunks
 from ..errors import InputError
 from ..files import replacing
 from ..progress import Progress, silent
@@ -136,6 +137,6 @@ def read_checkpoint(path: Path, file: Path | io.BytesIO, digest: str) -> tuple[l
 def digest(examples: Examples) -> str:
     """Return the SHA-256 of images and labels."""
     sha256 = hashlib.sha256(repr(examples.images.shape).encode())
-    for array in examples:
+    for array in (*chunks(examples.images), examples.labels):
         sha256.update(np.ascontiguousarray(array).data)
     return sha256.hexdigest()
