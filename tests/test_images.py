@@ -1,7 +1,10 @@
 """Pixels of other kinds than 8 bits: what `Pixels` says of them, and how they are checked and shown."""
 
+import io
 import json
 
+import cv2
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +13,9 @@ from pydantic import ValidationError
 from patchnet_tf.contract import Contract, Pixels
 from patchnet_tf.errors import InputError, UnfitError
 from patchnet_tf.images.pixels import check_images, displayed, resized
-from patchnet_tf.images.reading import head, read_image
+from patchnet_tf.images.reading import decode, head, read_image
+
+from .test_validation import chunk
 
 rng = np.random.default_rng(0)
 DEEP = Pixels(dtype="uint16", range=(100, 4095), channels=2, select=("DAPI", 3), frame="middle")
@@ -152,3 +157,116 @@ def test_frames_of_8_bits(tmp_path):
     for frame, number in ((0, 0), (2, 2), ("middle", 1)):
         image = read_image(tmp_path / "a.png", Pixels(channels=3, frame=frame))
         np.testing.assert_array_equal(image, images[number])
+
+
+def write_png(path, image):
+    """Write an image of 16 bits with OpenCV, whose colours are blue, green, red."""
+    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(image.shape[2], [0])
+    path.write_bytes(cv2.imencode(".png", image[..., order])[1].tobytes())
+    return path
+
+
+def test_png_of_16_bits(tmp_path):
+    image = rng.integers(0, 65536, (7, 5, 4), "uint16")
+    image[..., 3] = 65535
+    for chosen in ([0], [0, 1, 2], [0, 1, 2, 3]):
+        path = write_png(tmp_path / "a.png", image[..., chosen])
+        channels = min(len(chosen), 3)
+        assert head(path) == (
+            "uint16",
+            channels,
+            ("red", "green", "blue")[: channels if channels > 1 else 0],
+            (7, 5),
+        )
+        read = read_image(path, Pixels(dtype="uint16", channels=channels))
+        assert read.dtype == "uint16"
+        np.testing.assert_array_equal(read, image[..., :channels])
+    grey = read_image(path, Pixels(dtype="uint16", channels=1))[..., 0]
+    assert np.abs(grey - image[..., :3] @ np.array([0.299, 0.587, 0.114])).max() <= 0.6
+    np.testing.assert_array_equal(
+        read_image(path, Pixels(dtype="uint16", channels=1, select=("blue",))), image[..., 2:3]
+    )
+    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(image[..., [0, 3]])))
+    np.testing.assert_array_equal(read_image(path, Pixels(dtype="uint16", channels=1)), image[..., :1])
+    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(image[..., :2])))
+    with pytest.raises(InputError, match=r"a.png: expected an opaque image"):
+        read_image(path, Pixels(dtype="uint16", channels=1))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_of_16_bits_with_more_in_its_head(tmp_path, channels):
+    image = rng.integers(1, 65536, (7, 5, channels), "uint16")
+    path, pixels = tmp_path / "a.png", Pixels(dtype="uint16", channels=channels)
+    whole = write_png(path, image).read_bytes()
+    clear = chunk(b"tRNS", bytes(2 * channels))  # black is transparent, and there is none
+    path.write_bytes(whole[:33] + clear + whole[33:])
+    np.testing.assert_array_equal(read_image(path, pixels), image)
+    path.write_bytes(whole[:33] + chunk(b"tRNS", image[3, 2].astype(">u2").tobytes()) + whole[33:])
+    with pytest.raises(InputError, match=r"a.png: expected an opaque image"):
+        read_image(path, pixels)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path.write_bytes(whole[:33] + chunk(b"eXIf", exif.tobytes()[6:]) + whole[33:])
+        eight = Image.fromarray((image >> 8).astype("uint8").squeeze())
+        eight.save(tmp_path / "b.png", exif=exif)
+        np.testing.assert_array_equal(read_image(path, pixels) >> 8, read_image(tmp_path / "b.png", channels))
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [
+        ("u1", "uint8"),
+        (">u2", "uint16"),
+        ("i2", "float32"),
+        ("f2", "float32"),
+        ("f4", "float32"),
+        ("<f8", "float32"),
+    ],
+)
+def test_npy(tmp_path, stored, read):
+    image = (100 * rng.random((7, 5, 2))).astype(stored)
+    path, pixels = tmp_path / "a.npy", Pixels(dtype=read, range=(0, 200), channels=2)
+    for array in (image, np.asfortranarray(image)):
+        np.save(path, array)
+        assert head(path) == (read, 2, (), (7, 5))
+        assert read_image(path, pixels).dtype == read
+        np.testing.assert_array_equal(read_image(path, pixels), image.astype(read))
+    np.save(path, image[..., 0])
+    np.testing.assert_array_equal(
+        read_image(path, pixels.model_copy(update={"channels": 1})), image[..., :1].astype(read)
+    )
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 4), "int64"), "expected numbers. Received: int64"),
+        (np.zeros((3, 4), "complex64"), "expected numbers. Received: complex64"),
+        (np.zeros((3, 4), bool), "expected numbers. Received: bool"),
+        (np.zeros(3), r"height, width\) or .* Received: shape=\(3,\)"),
+        (np.zeros((3, 4, 17)), r"at most 16 channels. Received: shape=\(3, 4, 17\)"),
+        (np.zeros((0, 4)), r"Received: shape=\(0, 4, 1\)"),
+        (np.full((3, 4), np.nan), "Received: NaN or infinity in 12 of 12"),
+        (np.full((3, 4), 1e300), "Received: NaN or infinity in 12 of 12"),
+        (np.array([[{}]]), "Received: object"),
+        (np.zeros((3, 4), "u1,u2"), "expected numbers"),
+    ],
+)
+def test_bad_npy(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    with pytest.raises(InputError, match=f"a.npy: .*{message}"):
+        read_image(tmp_path / "a.npy", Pixels(dtype="float32", channels=1))
+
+
+def test_npy_says_its_size_before_it_is_read():
+    file = io.BytesIO()
+    says = {"descr": "<f4", "fortran_order": False, "shape": (2**20, 2**20)}
+    np.lib.format.write_array_header_1_0(file, says)
+    with pytest.raises(InputError, match="at most 67108864 pixels"):
+        decode(file.getvalue(), Pixels(dtype="float32", channels=1))
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, says | {"shape": (30, 20)})
+    for rest in (2399, 2401):
+        with pytest.raises(InputError, match="truncated, or longer than its head says; expected 2400 bytes"):
+            decode(file.getvalue() + bytes(rest), Pixels(dtype="float32", channels=1))

@@ -1,9 +1,11 @@
 """The formats of image files that are read, and by what a file is recognised: its first bytes."""
 
 from .base import RGB, Format, Source
-from .pillow import BMP, GIF, JPEG, PNG, TIFF, WEBP
+from .npy import NPY
+from .pillow import BMP, GIF, JPEG, TIFF, WEBP
+from .png import PNG
 
-FORMATS: tuple[Format, ...] = (PNG, JPEG, TIFF, BMP, WEBP)
+FORMATS: tuple[Format, ...] = (PNG, JPEG, TIFF, BMP, WEBP, NPY)
 ON_DISK = (*FORMATS, GIF)
 SUFFIXES = frozenset(suffix for kind in ON_DISK for suffix in kind.suffixes)
 LONGEST_START = 16  # bytes by which a file is recognised

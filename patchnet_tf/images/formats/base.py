@@ -1,13 +1,15 @@
 """What all formats of image files have in common."""
 
+import contextlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from ...contract import Pixels
+from ...errors import FormatError
 
 RGB = ("red", "green", "blue")  # names of a colour image's channels
 
@@ -67,3 +69,39 @@ class Format(NamedTuple):
     suffixes: tuple[str, ...]
     begins: re.Pattern[bytes]
     open: Callable[[BinaryIO], Source]
+
+
+@contextlib.contextmanager
+def package(extra: str) -> Iterator[None]:
+    """Say what to install where an import of this block fails.
+
+    Raises:
+        FormatError: it did; a server answers as to any other format that it does not read.
+    """
+    try:
+        yield
+    except ImportError:
+        message = f"a kind of image that needs more packages: pip install 'patchnet-tf[{extra}]'"
+        raise FormatError(message) from None
+
+
+def dtype_of(stored: np.dtype) -> str | None:
+    """Return the dtype as which stored numbers are read, or None where they are not read."""
+    if stored.kind == "u" and stored.itemsize <= 2:
+        return f"uint{8 * stored.itemsize}"
+    return "float32" if stored.kind == "f" or (stored.kind == "i" and stored.itemsize <= 2) else None
+
+
+def converted(image: np.ndarray, dtype: str) -> np.ndarray:
+    """Return numbers as another dtype; those too large for it become infinite, which is refused later."""
+    with np.errstate(over="ignore"):
+        return image.astype(dtype, copy=False)
+
+
+def turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Return an image (H, W, C) as an EXIF orientation, 1 to 8, says that it is to be shown."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    right = -1 if orientation in (2, 3, 6, 7) else 1
+    return image[::down, ::right]

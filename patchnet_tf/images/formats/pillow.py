@@ -89,7 +89,6 @@ def pillow(name: str, begins: bytes, *suffixes: str) -> Format:
     return Format(name, suffixes, re.compile(begins, re.DOTALL), partial(PillowSource, name=name))
 
 
-PNG = pillow("PNG", rb"\x89PNG\r\n\x1a\n", ".png")
 JPEG = pillow("JPEG", rb"\xff\xd8\xff", ".jpg", ".jpeg")
 TIFF = pillow("TIFF", rb"II\*\0|MM\0\*|MM\*\0|II\0\*|MM\0\+|II\+\0", ".tif", ".tiff")
 BMP = pillow("BMP", rb"BM", ".bmp")
