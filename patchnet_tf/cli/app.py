@@ -4,8 +4,12 @@ Results go to stdout; progress, warnings and one-line errors to stderr. Exit cod
 failed; 2, the input cannot be used; 130, interrupted.
 """
 
+import functools
+import os
 import signal
 import sys
+import threading
+import time
 
 import typer
 
@@ -49,7 +53,7 @@ def main() -> None:
     """Run the command and exit with its code."""
     for stream in (sys.stdout, sys.stderr):  # which may be ASCII, as of a job without a locale
         stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half done is cleaned up
+    end_with_sigterm()
     try:
         code = app(standalone_mode=False)
     except UsageError as error:
@@ -57,3 +61,25 @@ def main() -> None:
             say("error", message)
         code = 2
     sys.exit(code or 0)
+
+
+@functools.cache
+def end_with_sigterm(seconds: float = 5.0) -> None:
+    """Let SIGTERM clean up what is half done and exit with 143, or only exit, where that takes longer.
+
+    Python does nothing about a signal before the native code that runs, TensorFlow's or ONNX Runtime's,
+    returns, which may be minutes later. But the signal's number is written to a file at once, and another
+    thread reads it there.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while os.read(reading, 1) != bytes([signal.SIGTERM]):
+            pass
+        time.sleep(seconds)
+        os._exit(143)
+
+    threading.Thread(target=wait, daemon=True).start()
