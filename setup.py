@@ -39,6 +39,7 @@ TOOLS = [
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
+    "trustme>=1.2,<2",
     "ruff>=0.12,<1",
     "build>=1.2,<2",
     "setuptools>=77",

@@ -5,8 +5,10 @@ import functools
 import json
 import random
 import re
+import ssl
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -85,18 +87,32 @@ class Client:
             grpcs (with TLS) its gRPC API, on port 8500. For gRPC the package tensorflow-serving-api is
             imported, and with it TensorFlow. `patchnet serve` speaks another gRPC: ask it by http.
         timeout: seconds for an answer.
+        token: that the server, or a proxy before it, asks for: `patchnet serve --token-file`.
+        ca: PEM file of the authorities that the server's certificate is checked by, with https and grpcs; by
+            default those that the system trusts.
+        cert: PEM files of a certificate and its key, where the server asks for the client's.
         retries: how often a request is repeated at most, after 0.1, 0.2, 0.4 ... seconds, or when the server
             says so.
 
     Raises:
-        ValueError: the URL is not as above, or `timeout` or `retries` is negative.
+        ValueError: the URL is not as above, `timeout` or `retries` is negative, `token` is none, or `ca` or
+            `cert` cannot be used, or is given for http or grpc.
 
     Example:
         >>> client = Client("http://localhost:8501/v1/models/cells")
         >>> probability, heatmap = client(image)
     """
 
-    def __init__(self, url: str, *, timeout: float = 60.0, retries: int = 3) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 60.0,
+        retries: int = 3,
+        token: str | None = None,
+        ca: str | Path | None = None,
+        cert: tuple[str | Path, str | Path] | None = None,
+    ) -> None:
         parts = urlsplit(url)
         named = PATH.fullmatch(parts.path)
         if parts.scheme not in TRANSPORTS or not parts.hostname or not named or parts.query:
@@ -106,9 +122,16 @@ class Client:
             raise ValueError(f"`timeout` must be above 0. Received: timeout={timeout!r}")
         if type(retries) is not int or retries < 0:
             raise ValueError(f"`retries` must be 0 or more. Received: retries={retries!r}")
+        if token is not None and (type(token) is not str or not re.fullmatch(r"[!-~]+", token)):
+            raise ValueError("`token` must be a text of printable ASCII without spaces")  # it is not shown
+        if token and "@" in parts.netloc:
+            raise ValueError("expected either `token` or USER:PASSWORD in `url`. Received: both")
+        tls = trust(ca, cert) if parts.scheme in ("https", "grpcs") else None
+        if tls is None and (ca or cert):
+            raise ValueError(f"`ca` and `cert` go with https and grpcs. Received: {parts.scheme}")
         name, version = named.groups()
         self.timeout, self.retries = timeout, retries
-        self._transport = TRANSPORTS[parts.scheme](parts, name, version)
+        self._transport = TRANSPORTS[parts.scheme](parts, name, version, Keys(token, tls, ca, cert))
 
     def __call__(
         self, image: np.ndarray | bytes, *, classes: Sequence[int | str] | None = None
@@ -185,16 +208,51 @@ class Client:
         raise AssertionError
 
 
+class Keys(NamedTuple):
+    """Who the client is, and whom it trusts; `tls` is None without TLS."""
+
+    token: str | None
+    tls: ssl.SSLContext | None
+    ca: str | Path | None
+    cert: tuple[str | Path, str | Path] | None
+
+
+def trust(ca: str | Path | None, cert: tuple[str | Path, str | Path] | None) -> ssl.SSLContext:
+    """Return what checks a server's certificate, and shows the client's.
+
+    Raises:
+        ValueError: the files cannot be used.
+    """
+    what = "ca"
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        what = "cert"
+        if cert:
+            context.load_cert_chain(*cert, password="")
+    except (OSError, TypeError) as error:  # those of ssl are OSError too
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        expected = {
+            "ca": "a PEM file of certificates",
+            "cert": "a PEM file of a certificate, and one of its key",
+        }
+        raise ValueError(
+            f"`{what}` must be {expected[what]}. Received: {dict(ca=ca, cert=cert)[what]} ({reason})"
+        ) from None
+    return context
+
+
 class Rest:
     """TF Serving's REST API. Pixels go as nested lists, files in base64."""
 
-    def __init__(self, parts: Any, name: str, version: str | None) -> None:
+    def __init__(self, parts: Any, name: str, version: str | None, keys: Keys) -> None:
         secret, _, host = parts.netloc.rpartition("@")
         at = f"{parts.scheme}://{host}" if parts.port else f"{parts.scheme}://{host}:8501"
         self._url = f"{at}/v1/models/{name}" + (f"/versions/{version}" if version else "")
         # A name and a password are sent, and never shown.
         self._headers = urllib3.make_headers(basic_auth=unquote(secret)) if secret else {}
-        self._pool = urllib3.PoolManager(maxsize=32)
+        if keys.token:
+            self._headers["authorization"] = f"Bearer {keys.token}"
+        self._pool = urllib3.PoolManager(maxsize=32, ssl_context=keys.tls)
 
     def predict(
         self, signature: str, name: str, value: Any, classes: Sequence[int | str] | None, timeout: float
@@ -257,6 +315,8 @@ class Rest:
             if isinstance(error, urllib3.exceptions.TimeoutError) and not refused:
                 raise late from None
             reason = "the connection was closed" if not error.args else str(error.args[0])
+            if isinstance(error.args and error.args[0], ssl.SSLCertVerificationError):
+                raise ServerError(f"{self._url}: not trusted ({error.args[0].verify_message})") from None
             raise UnavailableError(f"{self._url}: cannot be reached ({reason.splitlines()[0]})") from None
         try:
             content = json.loads(data)
@@ -276,18 +336,21 @@ class Rest:
 class Grpc:
     """TF Serving's gRPC API. Pixels and heatmaps go as bytes, which is much faster than JSON."""
 
-    def __init__(self, parts: Any, name: str, version: str | None) -> None:
+    def __init__(self, parts: Any, name: str, version: str | None, keys: Keys) -> None:
         with extra("client"):
             import grpc
             from tensorflow_serving.apis import prediction_service_pb2_grpc
 
         self._target = f"{parts.hostname}:{parts.port or 8500}"
         options = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
-        channel = (
-            grpc.secure_channel(self._target, grpc.ssl_channel_credentials(), options)
-            if parts.scheme == "grpcs"
-            else grpc.insecure_channel(self._target, options)
-        )
+        if keys.tls:
+            ca = Path(keys.ca).read_bytes() if keys.ca else None
+            cert, key = (Path(file).read_bytes() for file in keys.cert) if keys.cert else (None, None)
+            credentials = grpc.ssl_channel_credentials(ca, key, cert)
+            channel = grpc.secure_channel(self._target, credentials, options)
+        else:
+            channel = grpc.insecure_channel(self._target, options)
+        self._metadata = [("authorization", f"Bearer {keys.token}")] if keys.token else []
         self._grpc, self._name, self._version = grpc, name, version
         self._channel = channel
         self._service = prediction_service_pb2_grpc.PredictionServiceStub(channel)
@@ -353,7 +416,7 @@ class Grpc:
 
     def _ask(self, method: Callable, request: Any, timeout: float) -> Any:
         try:
-            return method(request, timeout=timeout)
+            return method(request, timeout=timeout, metadata=self._metadata)
         except self._grpc.RpcError as error:
             code, message = error.code(), f"{self._target}: {error.details()}"
         if code == self._grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -24,8 +24,8 @@ class RequestError(InputError):
     """A request cannot be answered.
 
     Attributes:
-        status: what an HTTP server answers: 404, there is no such thing; 408, it came too slowly; 503, not
-            now.
+        status: what an HTTP server answers: 401, without a token; 404, there is no such thing; 408, it came
+            too slowly; 503, not now.
     """
 
     def __init__(self, message: str, status: int) -> None:

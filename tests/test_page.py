@@ -216,6 +216,42 @@ def test_errors_are_said(browser, rng):
     assert not browser.run("document.getElementById('result').hidden")
 
 
+ENTER = """(() => {{
+  const field = document.getElementById("token");
+  field.value = "{token}";
+  field.dispatchEvent(new Event("change"));
+}})()"""
+SAID = "document.getElementById('answer').textContent === '{text}'"
+
+
+def test_the_page_asks_for_a_token(browser, predict, rng, tmp_path):
+    """It is hidden as it is typed, sent with every request from then on, and nowhere kept."""
+    browser.problems.clear()
+    (tmp_path / "tokens").write_text("a-token-of-22-letters=\n")
+    before = browser.run("location.href")
+    with serving(predict[1], tmp_path / "log", "--token-file", tmp_path / "tokens") as server:
+        for _ in range(2):  # it is forgotten when the page is loaded again
+            browser.send("Page.navigate", url=f"http://127.0.0.1:{server.http}/")
+            browser.wait_for(
+                f"document.readyState === 'complete' && {SAID.format(text='The server asks for a token.')}"
+            )
+            assert browser.run("document.activeElement.type") == "password"
+            (tmp_path / "page.png").write_bytes(
+                base64.b64decode(browser.send("Page.captureScreenshot")["data"])
+            )
+            browser.run(ENTER.format(token="wröng"))
+            browser.wait_for(SAID.format(text="The server does not know this token."))
+            browser.run(ENTER.format(token=" a-token-of-22-letters= "))
+            browser.wait_for(SAID.format(text="Ready."))
+            assert browser.run("document.getElementById('door').hidden")
+        assert drop(browser, encoded(picture(rng))).startswith("cell.png: ")
+        assert browser.run("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+    assert all("401" in problem["entry"]["text"] for problem in browser.problems)
+    browser.problems.clear()
+    browser.send("Page.navigate", url=before)
+    browser.wait_for(f"document.readyState === 'complete' && {SAID.format(text='Ready.')}")
+
+
 SEVERAL = {
     "classes": ([f"class {k}" if k else "a/b" for k in range(6)], False),
     "labels": ([f"label {k} with a name that is much longer than its place" for k in range(20)], True),

@@ -9,6 +9,10 @@ import typer
 from ..errors import InputError, extra
 from .console import one_line_errors
 
+MOST = 2**31 - 1  # bytes or pixels: gRPC's limit, too
+MANY = 2**16  # images or connections
+DAY = 86_400  # seconds
+
 
 def serve(
     model: Annotated[
@@ -28,20 +32,53 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with the model.")] = 1,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Of ONNX files.")] = "cpu",
     threads: Annotated[int, typer.Option(min=0, max=256, help="Of a worker; 0: one per core.")] = 0,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 2**24,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image.")] = 2**20,
-    max_images: Annotated[int, typer.Option(min=1, help="In a request.")] = 32,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Of tokens, one a line; requests need one of them.", show_default=False
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Certificate, in PEM; then TLS alone.", show_default=False),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its key, in PEM.", show_default=False)
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Authorities whose certificates clients have to show.", show_default=False
+        ),
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="For metrics and health, which are not at --port then; no TLS, no token.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address for --metrics-port.")] = "127.0.0.1",
+    max_bytes: Annotated[int, typer.Option(min=1, max=MOST, help="Of a request.")] = 2**24,
+    max_pixels: Annotated[int, typer.Option(min=1, max=MOST, help="Of an image.")] = 2**20,
+    max_images: Annotated[int, typer.Option(min=1, max=MANY, help="In a request.")] = 32,
     max_total_pixels: Annotated[
-        int, typer.Option(min=1, help="Of all images in a request, and of all that wait.")
+        int, typer.Option(min=1, max=MOST, help="Of all images in a request, and of all that wait.")
     ] = 2**23,
-    max_batch: Annotated[int, typer.Option(min=1, help="Images computed at once; 1: no batches.")] = 8,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Images that wait; more get 503.")] = 64,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=MANY, help="Images computed at once; 1: no batches.")
+    ] = 8,
+    max_waiting: Annotated[int, typer.Option(min=1, max=MANY, help="Images that wait; more get 503.")] = 64,
     max_connections: Annotated[
-        int, typer.Option(min=1, help="Of HTTP, of a worker; then idle ones are closed.")
+        int, typer.Option(min=1, max=MANY, help="Of HTTP, of a worker; then idle ones are closed.")
     ] = 1000,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take.")] = 300,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, max=DAY, help="Seconds that a request may take.")
+    ] = 300,
     keep_alive: Annotated[
-        int, typer.Option(min=1, help="Seconds that a connection may wait for its next request.")
+        int, typer.Option(min=1, max=DAY, help="Seconds that a connection may wait for its next request.")
     ] = 75,
     allow_host: Annotated[
         list[str] | None,
@@ -51,7 +88,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    grace: Annotated[int, typer.Option(min=0, help="Seconds to end requests after SIGTERM.")] = 30,
+    grace: Annotated[int, typer.Option(min=0, max=DAY, help="Seconds to end requests after SIGTERM.")] = 30,
 ) -> None:
     """Serve an exported model: HTTP, gRPC, and a page to drop images on.
 
@@ -68,10 +105,15 @@ def serve(
         if run := run_of(model):
             raise InputError(f"{model}: not an exported model; export it first: patchnet export {run}")
         name = name or (model.stem if model.is_file() else model.resolve().name)
-        if not host:
-            raise InputError("--host: expected an address. Received: an empty text")
+        for option, address in (("--host", host), ("--metrics-host", metrics_host)):
+            if not address:
+                raise InputError(f"{option}: expected an address. Received: an empty text")
         if not re.fullmatch(r"[\w.-]+", name):
             raise InputError(f"--name: expected letters, digits, '_', '-' and '.'. Received: {name}")
+        if timeout != timeout:  # which is in no range, and no limit refuses
+            raise InputError("--timeout: expected seconds. Received: nan")
+        if bool(tls_cert) != bool(tls_key) or (tls_client_ca and not tls_cert):
+            raise InputError("--tls-cert and --tls-key go together, and --tls-client-ca needs both")
         with extra("serve"):
             from ..serving import server
         options = server.Options(
@@ -90,11 +132,18 @@ def serve(
             timeout=timeout,
             keep_alive=keep_alive,
             max_connections=max_connections,
+            metrics_port=metrics_port,
+            metrics_host=metrics_host,
+            tokens=server.read_tokens(token_file) if token_file else (),
+            tls=server.Tls(tls_cert, tls_key, tls_client_ca) if tls_cert else None,
             allow_host=tuple(allow_host or ()),
         )
 
         def announce(address: str) -> None:
-            print(f"Serving {name}: http://{address}/ has a page to try it", flush=True)
+            print(
+                f"Serving {name}: {'https' if tls_cert else 'http'}://{address}/ has a page to try it",
+                flush=True,
+            )
 
         try:
             server.serve(options, announce)

@@ -8,6 +8,7 @@ let model = "";  // its name; with what follows it comes from the server
 let contract = null;  // its classes, ...
 let outputs = [];  // the names of the probability and of the heatmap
 // {name, width, height, pixels (ImageData or null), heatmap (Float32Array), of (the name of the heatmap's class)}
+let token = "";
 let shown = null;
 let turn = 0;  // of the last image or class that was asked for; answers for earlier ones are dropped
 
@@ -19,8 +20,30 @@ function say(text, error = false) {
   byId("answer").classList.toggle("error", error);
 }
 
-async function ask(path, options) {
-  const response = await fetch(path, options);
+function askForToken() {
+  say(token ? "The server does not know this token." : "The server asks for a token.", true);
+  byId("door").hidden = false;
+  byId("token").focus();
+  return new Promise((entered) => {
+    byId("token").addEventListener("change", (event) => {
+      // Headers hold no other characters.
+      token = event.target.value.trim().replace(/[^!-~]/g, "?");
+      event.target.value = "";
+      byId("door").hidden = true;
+      say("Asking the server ...");
+      entered();
+    }, { once: true });
+  });
+}
+
+// Where the server wants a token, asks for one, and asks again with it. It is forgotten with the page.
+async function ask(path, options = {}) {
+  const headers = { ...options.headers, ...(token && { authorization: `Bearer ${token}` }) };
+  const response = await fetch(path, { ...options, headers });
+  if (response.status === 401) {
+    await askForToken();
+    return ask(path, options);
+  }
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error);
   return answer;

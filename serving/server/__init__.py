@@ -10,6 +10,7 @@
 | model.py | what a request of any protocol goes through |
 | middleware.py | what is refused before it is read, and what is given up |
 | connection.py | sockets |
+| security.py | tokens, certificates |
 | metrics.py, logs.py | what is counted and said |
 
 Images are never written to disk, and nothing of a request's body is logged.
@@ -18,5 +19,6 @@ Images are never written to disk, and nothing of a request's body is logged.
 from ..protocols import Limits
 from .options import Options
 from .process import serve
+from .security import Tls, read_tokens
 
-__all__ = ["Limits", "Options", "serve"]
+__all__ = ["Limits", "Options", "Tls", "read_tokens", "serve"]

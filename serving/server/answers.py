@@ -38,7 +38,8 @@ def refusal(error: Exception) -> Response:
     known = isinstance(error, InputError | HTTPException)
     text = str(getattr(error, "detail", error)) if known else type(error).__name__
     text = text.encode("utf-8", "backslashreplace").decode()  # JSON may name half a surrogate pair
-    return json_answer({"error": text}, status, {"retry-after": "1"} if status == 503 else None)
+    headers = {503: {"retry-after": "1"}, 401: {"www-authenticate": "Bearer"}}
+    return json_answer({"error": text}, status, headers.get(status))
 
 
 def status_of(error: Exception) -> int:

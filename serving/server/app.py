@@ -23,6 +23,7 @@ from .answers import json_answer, parameters_of, refusal, v2_answer
 from .model import Model
 
 PAGE = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
+LIVE, READY = "/v2/health/live", "/v2/health/ready"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
@@ -32,9 +33,10 @@ TF_DTYPES = {"UINT8": "DT_UINT8", "BYTES": "DT_STRING", "FP32": "DT_FLOAT"}
 
 
 def application(model: Model) -> Starlette:
-    """Return the routes, each an answer of `Routes`."""
+    """Return the routes that clients ask, each an answer of `Routes`, and those of operators where they have
+    no port of their own."""
     answer = Routes(model)
-    routes = [Route("/metrics", answer.metrics), Route("/v1/models", answer.models)]
+    routes = [Route("/v1/models", answer.models), Route("/v2/models", answer.models)]
     for at in ("/v1/models/{name}", "/v1/models/{name}/versions/{version}"):
         routes.append(Route(at + ":predict", answer.predict, methods=["POST"]))
         routes.append(Route(at + ":explain", answer.explain, methods=["POST"]))
@@ -44,13 +46,27 @@ def application(model: Model) -> Starlette:
         routes += [Route(at + "/ready", answer.model_ready), Route(at, answer.model_metadata)]
     for verb in ("load", "unload"):
         routes.append(Route(f"/v2/repository/models/{{name}}/{verb}", answer.load, methods=["POST"]))
-    routes += [
+    routes += [Route(path, page(file)) for path, file in PAGE.items()]
+    return routed(routes + (operators_routes(answer) if model.options.metrics_port is None else []))
+
+
+def operators_application(model: Model) -> Starlette:
+    """Return the routes that operators ask at a port of their own."""
+    return routed(operators_routes(Routes(model)))
+
+
+def operators_routes(answer: "Routes") -> list[Route]:
+    """Return the routes of metrics, health, and what the server is."""
+    return [
+        Route("/metrics", answer.metrics),
         Route("/v2", answer.server_metadata),
-        Route("/v2/models", answer.models),
-        Route("/v2/health/live", answer.live),
-        Route("/v2/health/ready", answer.ready),
-        *(Route(path, page(file)) for path, file in PAGE.items()),
+        Route(LIVE, answer.live),
+        Route(READY, answer.ready),
     ]
+
+
+def routed(routes: list[Route]) -> Starlette:
+    """Return an application that answers what is wrong in JSON."""
 
     async def refuse(request: Request, error: Exception) -> Response:
         return refusal(error)

@@ -1,5 +1,6 @@
 """The sockets of HTTP: listening, and connections that are given up where nothing moves."""
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -12,8 +13,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .logs import log
+from .security import Tls
 
 HEAD_BYTES = 2**15  # of a request
+HANDSHAKE_SECONDS = 10  # of TLS; connections are counted after it
 HEAD_SECONDS = 30  # a request whose head is not whole by then is given up
 WRITE_SECONDS = 20  # so is an answer of which nothing was read for as long
 BACKLOG = 128  # connections that are accepted in one turn of the event loop, before any is counted
@@ -85,8 +88,27 @@ class Server(uvicorn.Server):
         """Leave the signals alone."""
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; handshakes have less time than asyncio's minute, for which uvicorn has no option."""
+        loop = asyncio.get_running_loop()
+        if self.config.ssl:
+            loop.create_server = functools.partial(
+                loop.create_server, ssl_handshake_timeout=HANDSHAKE_SECONDS
+            )
+        try:
+            await super().startup(sockets)
+        finally:
+            vars(loop).pop("create_server", None)
 
-def http_server(app: Any, *, grace: int = 30, keep_alive: int = 75, max_connections: int = 1000) -> Server:
+
+def http_server(
+    app: Any,
+    *,
+    grace: int = 30,
+    keep_alive: int = 75,
+    max_connections: int = 1000,
+    tls: Tls | None = None,
+) -> Server:
     """Return a server of an ASGI application."""
     config = uvicorn.Config(
         app,
@@ -100,6 +122,7 @@ def http_server(app: Any, *, grace: int = 30, keep_alive: int = 75, max_connecti
         timeout_keep_alive=keep_alive,
         timeout_graceful_shutdown=grace,
         server_header=False,
+        **(tls.uvicorn() if tls else {}),
     )
     return Server(config)
 

@@ -13,15 +13,18 @@ from ...errors import FormatError, InputError, TooLargeError
 from ..protocols import Limits
 from ..requests import RequestError
 from .answers import json_answer, refusal
+from .app import LIVE, PAGE, READY
 from .connection import HEAD_BYTES
 from .metrics import Metrics
 from .model import Model
 from .options import Options
+from .security import check_token
 
 # The last is what `curl -d` says of any text; TF Serving takes that too.
 JSON_TYPES = ("", "application/json", "application/octet-stream", "application/x-www-form-urlencoded")
 BODY_BYTES, BODY_SECONDS = 2**16, 10  # as many have to arrive in any such time
 HELD = 8  # bodies of the largest size that are held at once; small ones do not count
+OPEN = {LIVE, READY, *PAGE}  # to probes, which have no token, and to the page, which asks for one
 TIMEOUT = b"x-request-timeout"  # seconds, in a request's head
 
 
@@ -32,10 +35,11 @@ class LimitsMiddleware:
         app: an ASGI application.
         model: which says whether the server drains.
         metrics: counts requests.
+        tokens: of which a request has to have one, if there are any.
     """
 
-    def __init__(self, app: Callable, model: Model, metrics: Metrics) -> None:
-        self.app, self.model, self.metrics = app, model, metrics
+    def __init__(self, app: Callable, model: Model, metrics: Metrics, tokens: tuple[str, ...] = ()) -> None:
+        self.app, self.model, self.metrics, self.tokens = app, model, metrics, tokens
         self.held = 0  # bytes of large bodies whose requests have not been answered
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
@@ -64,6 +68,8 @@ class Exchange:
         try:
             check_head(self.scope, self.headers, self.options.limits)
             check_names(self.scope, self.headers, self.options)
+            if self.scope["path"] not in OPEN:
+                check_token(self.headers.get(b"authorization", ""), self.middleware.tokens)
             seconds = self.seconds()
             try:
                 async with asyncio.timeout(seconds):
@@ -172,7 +178,9 @@ def check_head(scope: dict, headers: dict[bytes, str], limits: Limits) -> None:
 def check_names(scope: dict, headers: dict[bytes, str], options: Options) -> None:
     """Refuse a name that is not one of this server's, and what the page of another server sends."""
     host, origin = headers.get(b"host", ""), headers.get(b"origin")
-    if not known(host, ("", "localhost", options.host, *options.allow_host), addresses=True):
+    if not known(
+        host, ("", "localhost", options.host, options.metrics_host, *options.allow_host), addresses=True
+    ):
         raise RequestError(
             f"host: expected an address, or a name that --allow-host gives. Received: {host[:64]}", 421
         )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..protocols import Limits
+from .security import Tls
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Options:
         timeout: seconds that a request may take.
         keep_alive: seconds that a connection may wait for its next request.
         max_connections: of HTTP, of each worker.
+        metrics_port, metrics_host: where metrics, health and the server's metadata are instead, without TLS
+            and without a token; None is beside the rest.
+        tokens: of which a request has to have one; none are needed where there are none.
+        tls: the certificate of HTTP and gRPC; None is no TLS.
         allow_host: names in the header Host that are answered, beside localhost and addresses; "*" is all.
         poll: seconds between two looks for a new version.
     """
@@ -42,5 +47,9 @@ class Options:
     timeout: float = 300.0
     keep_alive: int = 75
     max_connections: int = 1000
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    tls: Tls | None = None
     allow_host: tuple[str, ...] = ()
     poll: float = 2.0

@@ -18,14 +18,17 @@ from ..requests import RequestError, status_of
 from .app import UNLOADABLE, server_metadata
 from .connection import address
 from .model import Model
+from .security import check_token
 
 SERVICE = "inference.GRPCInferenceService"
 METHODS = (
     *("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelInfer"),
     *("RepositoryModelLoad", "RepositoryModelUnload"),
 )
+OPEN = ("ServerLive", "ServerReady")  # to probes, which have no token
 DRAIN_SECONDS = 0.5
 CODES = {
+    401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -55,7 +58,11 @@ class Rpc:
         self._server = grpc.aio.server(options=list(settings.items()))
         handlers = {name: grpc.unary_unary_rpc_method_handler(self._counted(name)) for name in METHODS}
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
-        self.port = self._server.add_insecure_port(address(self.options.host, self.options.grpc_port))
+        at = address(self.options.host, self.options.grpc_port)
+        if tls := self.options.tls:
+            self.port = self._server.add_secure_port(at, tls.grpc())
+        else:
+            self.port = self._server.add_insecure_port(at)
 
     async def start(self) -> None:
         """Begin to answer."""
@@ -83,6 +90,9 @@ class Rpc:
             began, code, fault = time.monotonic(), grpc.StatusCode.CANCELLED, None
             self._inside += 1
             try:
+                if name not in OPEN:
+                    said = dict(context.invocation_metadata() or ())
+                    check_token(said.get("authorization", ""), self.options.tokens)
                 reply = await self._reply(method, message, content, context.time_remaining())
                 code = grpc.StatusCode.OK
                 return reply

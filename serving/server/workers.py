@@ -12,10 +12,12 @@ from prometheus_client import multiprocess
 from .logs import log
 
 
-def supervise(work: Callable, arguments: tuple, count: int, grace: int, listening: socket.socket) -> None:
+def supervise(
+    work: Callable, arguments: tuple, count: int, grace: int, listening: list[socket.socket]
+) -> None:
     """Keep `count` workers until SIGTERM or SIGINT, and start another for one that dies.
 
-    `work` is called in each with `arguments`, the socket, and an event that it sets when it has come up.
+    `work` is called in each with `arguments`, the sockets, and an event that it sets when it has come up.
 
     Raises:
         ChildProcessError: one died, and none has ever come up.
