@@ -10,8 +10,8 @@ alone, it writes DIR/results.md and for each set DIR/SET.png, the maps of all me
 
 The rule by which PatchNet's setting is chosen, once for each set: patches of 35 pixels, `border: reflect`,
 and of the poolings `mean` and `topk` the one with the lower validation loss of seed 0. Nothing else is
-chosen, for PatchNet or its rivals, but the epoch with the lowest validation loss, for all of them. All have the same
-images, mirrorings and epochs.
+chosen, for PatchNet or its rivals, but the epoch with the lowest validation loss, for all of them. All have
+the same images, mirrorings and epochs.
 """
 
 import argparse
