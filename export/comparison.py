@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from ..contract import FAMILIAR, HEATMAP, IMAGE, OUTPUTS, PROBABILITY
 from ..errors import PatchNetError
-from ..images.pixels import check_images
+from ..images.pixels import check_images, spread_over
 from ..model.patchnet import PatchNet
 from ..serving import Predictor
 from .signature import outputs_of, signature
@@ -31,7 +31,7 @@ class Batch:
     """One comparison: what was fed, what Keras made of it, and the largest differences from that."""
 
     source: str
-    images: np.ndarray = field(repr=False)  # uint8 (B, H, W, C)
+    images: np.ndarray = field(repr=False)  # (B, H, W, C)
     expected: tuple[np.ndarray, np.ndarray] = field(repr=False)  # (B,), (B, H, W), or with K last
     differences: tuple[float, float]
 
@@ -113,10 +113,10 @@ def trials(model: PatchNet, images: Any, shape: tuple) -> list[tuple[str, np.nda
         h, w = (fixed or side + extra for fixed, side, extra in zip(size, least, more, strict=True))
         noise = rng.random((batch or count, h, w, channels))
         # Less and less noise from left to right, and a shade from top to bottom, so that patches differ.
-        picture = 255 * (noise * np.linspace(1, 0, w)[:, None] + np.linspace(0, 1, h)[:, None, None]) / 2
-        chosen.append(("generated", picture.astype("uint8")))
+        shares = (noise * np.linspace(1, 0, w)[:, None] + np.linspace(0, 1, h)[:, None, None]) / 2
+        chosen.append(("generated", spread_over(shares, model.pixels)))
     if images is not None:
-        images = check_images(images, channels=channels, smallest=least)
+        images = check_images(images, pixels=model.pixels, smallest=least)
         if any(fixed and side < fixed for fixed, side in zip(size, images.shape[1:3], strict=True)):
             warnings.warn(
                 f"images: smaller than those that the file takes, {size[0]} x {size[1]}; comparing on "
@@ -127,7 +127,7 @@ def trials(model: PatchNet, images: Any, shape: tuple) -> list[tuple[str, np.nda
         spread = np.linspace(0, len(images) - 1, batch or min(GIVEN, len(images))).astype(int)
         h, w = (fixed or side for fixed, side in zip(size, images.shape[1:3], strict=True))
         top, left = (images.shape[1] - h) // 2, (images.shape[2] - w) // 2
-        chosen.append(("given", images[spread, top : top + h, left : left + w].astype("uint8")))
+        chosen.append(("given", images[spread, top : top + h, left : left + w].astype(model.pixels.dtype)))
     return chosen
 
 

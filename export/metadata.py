@@ -34,7 +34,7 @@ DESCRIPTION = (
     "about the patches of the image, and the heatmap is that network's decision at every pixel."
 )
 DOCS = {
-    IMAGE: "uint8 pixels, (batch, height, width, channels), 0 to 255; RGB where there are three channels.",
+    IMAGE: "{dtype} pixels, (batch, height, width, channels), {low} to {high}{beyond}; {channels}.",
     HEATMAP_WANTED: "bool, true unless given: where it is false the heatmap is empty and costs nothing.",
     FAMILIAR: "bool, (batch, height, width): whether the patch centred at each pixel is like those of "
     "training; where it is not, what the heatmap says is arbitrary.",
@@ -53,13 +53,26 @@ SEVERAL_DOCS = {
 
 def docs(contract: Contract) -> tuple[str, dict[str, str]]:
     """Return what an exported file says, in words, of itself and of its inputs and outputs by their names."""
+    documented = DOCS | {IMAGE: image_doc(contract.pixels)}
     if contract.classes.binary:
-        return DESCRIPTION.format(classes="class 1"), DOCS | BINARY_DOCS
+        return DESCRIPTION.format(classes="class 1"), documented | BINARY_DOCS
     total = (
         "; they sum to 1" if contract.classes.exclusive else ", a label that an image may have beside others"
     )
     several = {name: text.format(sum=total) for name, text in SEVERAL_DOCS.items()}
-    return DESCRIPTION.format(classes="each class"), DOCS | several
+    return DESCRIPTION.format(classes="each class"), documented | several
+
+
+def image_doc(pixels: Pixels) -> str:
+    """Return what pixels are, in words."""
+    low, high = pixels.range
+    beyond = ", clipped to that" if pixels.clip else ""
+    if pixels.per_image:
+        beyond = "; each image is scaled from its own least and largest value"
+    channels = "RGB where there are three channels"
+    if pixels.select:
+        channels = f"the channels {', '.join(map(str, pixels.select))} of a file"
+    return DOCS[IMAGE].format(dtype=pixels.dtype, low=low, high=high, beyond=beyond, channels=channels)
 
 
 def contract_of(
@@ -85,7 +98,7 @@ def contract_of(
         raise InputError(f"The model has {model.classes} classes. Received: class_names={class_names!r}")
     fields = {
         "classes": classes,
-        "pixels": Pixels(channels=model.channels),
+        "pixels": model.pixels,
         "smallest": model.smallest_image,
         "familiar": model.familiarity is not None,
     }
@@ -103,7 +116,8 @@ def describe(model: PatchNet, precision: str, contract: Contract, extra: Mapping
 
     The contract is for programs; the rest says to people and to other runtimes how the model was made. The
     keys that ONNX defines for images say sRGB, as cameras and files have it, because whatever the model does
-    about gamma or colour is inside it.
+    about gamma or colour is inside it; of other pixels than uint8, for which it has no word, they are left
+    out.
 
     Raises:
         InputError: `extra` is not text or has a key of ours.
@@ -121,10 +135,13 @@ def describe(model: PatchNet, precision: str, contract: Contract, extra: Mapping
         "subnet": json.dumps(summary(model.subnet)),
         "pooling": json.dumps(summary(model.pooling)),
         "preprocessing": json.dumps([summary(layer) for layer in model.before_patches]),
-        "Image.BitmapPixelFormat": {1: "Gray8", 3: "Rgb8"}.get(contract.pixels.channels, "Unknown"),
-        "Image.ColorSpaceGamma": "SRGB",
-        "Image.NominalPixelRange": "NominalRange_0_255",
     }
+    if contract.pixels.dtype == "uint8" and contract.pixels.range == (0, 255):
+        described |= {
+            "Image.BitmapPixelFormat": {1: "Gray8", 3: "Rgb8"}.get(contract.pixels.channels, "Unknown"),
+            "Image.ColorSpaceGamma": "SRGB",
+            "Image.NominalPixelRange": "NominalRange_0_255",
+        }
     for key, value in extra.items():
         if key in described or not isinstance(key, str) or not isinstance(value, str):
             raise InputError(f"`metadata` must be other keys, with text. Received: {key!r}: {value!r}")

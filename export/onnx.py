@@ -24,7 +24,7 @@ from ..serving import Predictor
 from .comparison import TOLERANCE, Verification
 from .graph import embed_constants, make_optional, replace
 from .metadata import docs, package_version
-from .signature import is_plain, outputs_of, signature
+from .signature import image_spec, is_plain, outputs_of, signature
 from .stages import Format, export_model
 
 OPSET = 18
@@ -48,12 +48,12 @@ def to_onnx(
 ) -> Verification:
     """Write a PatchNet as an ONNX file, after proving that it computes what Keras does.
 
-    The file takes `image`, uint8 (batch, height, width, channels), and returns `probability`, float32
-    (batch,), and `heatmap`, float32 (batch, height, width); of K classes, unless they are two exclusive ones,
-    (batch, K) and (batch, height, width, K). Preprocessing is inside, the heatmap is the exact one, and its
-    memory does not grow with the image. Runtimes compute all outputs of a file; feed the further input
-    `heatmap_wanted` with false where the probability is enough. With a local network as S the file is a plain
-    graph without that input, and its memory grows with the image.
+    The file takes `image`, (batch, height, width, channels) of the dtype of the model's pixels, and returns
+    `probability`, float32 (batch,), and `heatmap`, float32 (batch, height, width); of K classes, unless they
+    are two exclusive ones, (batch, K) and (batch, height, width, K). Preprocessing is inside, the heatmap is
+    the exact one, and its memory does not grow with the image. Runtimes compute all outputs of a file; feed
+    the further input `heatmap_wanted` with false where the probability is enough. With a local network as S
+    the file is a plain graph without that input, and its memory grows with the image.
 
     Beside the file are written, each with an entry for every exported file in the folder, MANIFEST.json
     (sha256) and verification.json (the differences); and NAME.test_vectors.json (images and Keras's answers).
@@ -68,7 +68,7 @@ def to_onnx(
         class_names: of the classes; none means class 0, class 1, ...
         thresholds: as in `patchnet_tf.contract.Contract`; None means 0.5 each.
         metadata: more keys and texts for the file to carry.
-        images: (N, H, W, C) in 0..255 to compare on, beside generated ones; a few of them are used, and of
+        images: (N, H, W, C), as the model takes them, to compare on beside generated ones; a few are used, of
             larger ones than `size` their middle.
         overwrite: replace a file that is there.
 
@@ -179,9 +179,8 @@ def convert(model: PatchNet) -> onnx.ModelProto:
     outputs = signature(model, GatheredPatches, outputs_of(model), memory=MEMORY).python_function
     # Any shape, also where it is fixed: of a known one TensorFlow would work out where each gather reads, and
     # store that in the file, which grew with the image. `label` declares the shape.
-    spec = tf.TensorSpec((None, None, None, model.input_shape[-1]), tf.uint8, name=IMAGE)
     function = tf.function(outputs, autograph=False)
-    converted, _ = tf2onnx.convert.from_function(function, input_signature=[spec], opset=OPSET)
+    converted, _ = tf2onnx.convert.from_function(function, input_signature=[image_spec(model)], opset=OPSET)
     if not is_plain(model):
         make_optional(converted.graph, HEATMAP, HEATMAP_WANTED)
     embed_constants(converted)

@@ -1,4 +1,4 @@
-"""What every exported file computes: raw pixels in, probability and heatmap out."""
+"""What every exported file computes: stored pixels in, probability and heatmap out."""
 
 from collections.abc import Callable, Sequence
 
@@ -32,9 +32,9 @@ def signature(
             that it is a plain graph of convolutions.
 
     Returns:
-        A function of `image`, uint8 (B, H, W, C), that returns "probability", float32 (B,), and "heatmap",
-        float32 (B, H, W), both in [0, 1]; of K classes, unless they are two exclusive ones, (B, K) and
-        (B, H, W, K). "familiar" is bool (B, H, W).
+        A function of `image`, (B, H, W, C) of the dtype of the model's pixels, that returns "probability",
+        float32 (B,), and "heatmap", float32 (B, H, W), both in [0, 1]; of K classes, unless they are two
+        exclusive ones, (B, K) and (B, H, W, K). "familiar" is bool (B, H, W).
 
     Raises:
         ValueError: the model is not a PatchNet.
@@ -66,8 +66,12 @@ def signature(
         dtypes = {FAMILIAR: tf.bool}
         return {name: tf.cast(compute[name](pixels), dtypes.get(name, tf.float32)) for name in outputs}
 
-    spec = tf.TensorSpec((None, None, None, model.channels), tf.uint8, name=IMAGE)
-    return tf.function(answer, input_signature=[spec], autograph=False)
+    return tf.function(answer, input_signature=[image_spec(model)], autograph=False)
+
+
+def image_spec(model: PatchNet) -> tf.TensorSpec:
+    """Return what is fed: images of any number and size, in the dtype in which they are stored."""
+    return tf.TensorSpec((None, None, None, model.channels), model.pixels.dtype, name=IMAGE)
 
 
 def outputs_of(model: PatchNet) -> tuple[str, ...]:

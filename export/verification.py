@@ -20,7 +20,7 @@ def verify(model: PatchNet, path: str | Path, *, images: Any = None) -> Verifica
         model: the PatchNet.
         path: an ONNX file; or a SavedModel, its version folder or the folder of its versions, of which the
             newest is taken.
-        images: (N, H, W, C) in 0..255 to compare on, beside generated ones; a few of them are used, and of
+        images: (N, H, W, C), as the model takes them, to compare on beside generated ones; a few are used, of
             larger ones than the file takes their middle.
 
     Returns:
@@ -45,6 +45,11 @@ def verify(model: PatchNet, path: str | Path, *, images: Any = None) -> Verifica
         raise InputError(
             f"{path}: made from another model, whose images have {channels} channel(s). "
             f"Received: a model for {model.input_shape[-1]}"
+        )
+    if predict.contract.pixels != model.pixels:
+        raise VerificationError(
+            f"{path}: made from another model, of pixels {predict.contract.pixels.model_dump_json()}. "
+            f"Received: a model of {model.pixels.model_dump_json()}"
         )
     classes = predict.contract.classes
     if (len(classes.names), classes.exclusive) != (model.classes, not model.multilabel):

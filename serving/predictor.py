@@ -162,7 +162,7 @@ class Predictor:
         """Return probability and heatmap.
 
         Args:
-            image: uint8 pixels, (H, W, C), or (B, H, W, C) for a batch.
+            image: pixels as `contract.pixels` says, such as uint8: (H, W, C), or (B, H, W, C) for a batch.
             classes: whose maps to return, by number or name, in that order; all by default. All are computed
                 in any case, and the others' memory is given back.
             run_options: ONNX Runtime's; `run_options.terminate = True` in another thread ends the call soon,
@@ -225,14 +225,15 @@ class Predictor:
 
     def check(self, image: np.ndarray, what: str = "image") -> np.ndarray:
         """Return an image as a batch (B, H, W, C), or raise InputError, which calls it `what`."""
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (3, 4):
+        pixels = self.contract.pixels
+        if not isinstance(image, np.ndarray) or image.dtype != pixels.dtype or image.ndim not in (3, 4):
             raise InputError(
-                f"{what}: expected a numpy array of uint8, (height, width, channels) or (batch, height, "
-                f"width, channels). Received: {getattr(image, 'dtype', type(image).__name__)}, "
+                f"{what}: expected a numpy array of {pixels.dtype}, (height, width, channels) or (batch, "
+                f"height, width, channels). Received: {getattr(image, 'dtype', type(image).__name__)}, "
                 f"shape={getattr(image, 'shape', None)}"
             )
         batch = image if image.ndim == 4 else image[None]
-        check_images(batch, channels=self.contract.pixels.channels, smallest=self.smallest, what=what)
+        check_images(batch, pixels=pixels, smallest=self.smallest, what=what)
         for name, size, fixed in zip(
             ("image(s)", "rows", "columns"), batch.shape[:3], self.input_shape[:3], strict=True
         ):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contract import FAMILIAR, IMAGE, PROBABILITY, SERVING_DEFAULT, SIGNATURES
+from ..contract import FAMILIAR, IMAGE, IMAGE_BYTES, PROBABILITY, SERVING_DEFAULT, SIGNATURES
 from ..errors import extra, one_line
 from . import manifest
 from .predictor import Predictor
@@ -46,7 +46,8 @@ class SavedModelPredictor(Predictor):
         signatures = self._loaded.signatures
         outputs = {name: set(answer.structured_outputs) for name, answer in signatures.items()}
         outputs = {name: names - {FAMILIAR} for name, names in outputs.items()}
-        if outputs != {name: set(names) for name, names in SIGNATURES.items()}:
+        expected = {name: set(names) for name, names in SIGNATURES.items()}
+        if outputs not in (expected, {k: v for k, v in expected.items() if k != IMAGE_BYTES}):
             raise ValueError(f"{path}: a SavedModel, but not one made by `patchnet export`")
         self._both, self._alone = signatures[SERVING_DEFAULT], signatures[PROBABILITY]
         self._tensor = tf.constant

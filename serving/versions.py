@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import one_line
+from ..images.pixels import spread_over
 from .predictor import Predictor
 
 log = logging.getLogger("patchnet.serve")
@@ -148,7 +149,7 @@ def batches_are_exact(predict: Predictor, seed: int = 0) -> bool:
     rng = np.random.default_rng(seed)
     for more in (0, 3, 7):  # odd numbers of pixels lay the images at odd places in the memory
         size = height or predict.smallest[0] + more, width or predict.smallest[1] + more + 1
-        images = rng.integers(0, 256, (3, *size, channels), "uint8")
+        images = spread_over(rng.random((3, *size, channels)), predict.contract.pixels)
         together, alone = predict(images), [predict(image) for image in images]
         q = np.array([one.probability for one in alone], "float32")
         if not (

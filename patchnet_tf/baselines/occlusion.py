@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from ..model.checks import check_positive
+from ..model.preprocessing import ZeroToOne
 from .class_maps import ClassMaps
 
 
@@ -23,6 +24,7 @@ class Occlusion(ClassMaps):
         class_index: int | None = None,
     ) -> None:
         super().__init__(model, batch_size, class_index)
+        self.scaling = next((layer for layer in model.layers if isinstance(layer, ZeroToOne)), ZeroToOne())
         self.size, self.stride = check_positive("size", size), check_positive("stride", stride)
         if stride > size:
             raise ValueError(
@@ -33,6 +35,9 @@ class Occlusion(ClassMaps):
         """Cover some squares at a time, each in a copy of the images."""
         images = ops.convert_to_numpy(images)
         height, width = images.shape[1:3]
+        # What becomes 0 inside the model.
+        lowest = images.min(axis=(1, 2, 3), keepdims=True)
+        black = lowest if self.scaling.per_image else self.scaling.range[0]
         corners = itertools.product(self.starts(height), self.starts(width))
         squares = [np.s_[top : top + self.size, left : left + self.size] for top, left in corners]
         whole = self.model.predict_on_batch(images)[:, self.column]  # (B,)
@@ -41,7 +46,7 @@ class Occlusion(ClassMaps):
         for some in (squares[k : k + count] for k in range(0, len(squares), count)):
             covered = np.repeat(images[None], len(some), axis=0)  # (squares, B, H, W, C)
             for copy, square in zip(covered, some, strict=True):
-                copy[:, *square] = 0
+                copy[:, *square] = black
             covered = covered.reshape(-1, *images.shape[1:])  # (squares * B, H, W, C)
             q = self.model.predict_on_batch(covered)[:, self.column].reshape(len(some), -1)  # (squares, B)
             for drop, square in zip(whole - q, some, strict=True):  # (B,)
@@ -65,6 +70,8 @@ def occlusion(
     batch_size: int = 8,
 ) -> np.ndarray:
     """By how much the class's probability drops behind a black square (Zeiler and Fergus 2014).
+
+    Black is what becomes 0 inside the model, the low end of the range of its pixels.
 
     Args:
         model: a functional Keras classifier.

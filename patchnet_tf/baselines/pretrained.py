@@ -4,12 +4,13 @@ It is padded as it was trained, sees all of an image, and one linear unit, or on
 in place of its own classes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from ..contract import Pixels
 from ..errors import InputError
 from ..model.checks import check_number
 from ..model.named import open_network
@@ -30,6 +31,7 @@ def pretrained_full(
     dropout: float = 0.0,
     fine_tune: bool = False,
     crop: tuple[int, int] | None = None,
+    pixels: Pixels | Mapping[str, Any] | None = None,
     preprocessing: Iterable[keras.layers.Layer] = (),
     classes: int = 2,
     multilabel: bool = False,
@@ -44,11 +46,11 @@ def pretrained_full(
         dropout: share of the averaged features that training leaves out.
         fine_tune: whether training changes the network too, not the units alone. Batch normalization stays
             as it is, in inference mode.
-        crop, preprocessing, classes, multilabel, name: as for `vgg19_cam`.
+        crop, pixels, preprocessing, classes, multilabel, name: as for `vgg19_cam`.
 
     Returns:
-        A functional Keras model, (B, H, W, C) in 0..255 to probabilities, as `vgg19_cam`. `load_model` reads
-        it from a `.keras` file.
+        A functional Keras model, (B, H, W, C) to probabilities, as `vgg19_cam`. `load_model` reads it
+        from a `.keras` file.
 
     Raises:
         InputError: there is no such network, or its weights are missing, damaged or do not fit.
@@ -65,13 +67,13 @@ def pretrained_full(
         raise ValueError(
             f"A pretrained network takes 1 or 3 channels. Received: input_shape={tuple(input_shape)}"
         )
-    model, pixels, _ = open_network(network, weights)
+    model, wanted, _ = open_network(network, weights)
     body = inference_mode(to_last_maps(model))
     body.trainable = fine_tune
-    image, x = region(input_shape, smallest_of(network), preprocessing, crop)
+    image, x = region(input_shape, smallest_of(network), pixels, preprocessing, crop)
     if x.shape[-1] == 1:
         x = keras.layers.Concatenate(name="grey_to_colour")([x] * 3)
-    x = body(standardize(*pixels, 3)(x))  # (B, h, w, K)
+    x = body(standardize(*wanted, 3)(x))  # (B, h, w, K)
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
@@ -87,7 +89,7 @@ def split_pretrained(model: keras.Model) -> tuple[keras.Model, keras.Model] | No
     """Split a network in full into what never changes in training and what learns, with the same weights.
 
     Returns:
-        The model from images (B, H, W, C) in 0..255 to averaged features (B, K), and the model from those to
+        The model from images (B, H, W, C) to averaged features (B, K), and the model from those to
         the probabilities (B, 1) or (B, classes); None where the network is trained too.
 
     Example:

@@ -5,11 +5,13 @@ instead of a thousand, or one for each class: 3 x 3 convolutions with ReLU in fi
 and 512 filters. They start from scratch, He normal, and take the pixels that PatchNet takes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 
-from ..model.checks import check_classes, check_crop, check_image_shape
+from ..contract import Pixels
+from ..model.checks import check_classes, check_crop, check_image_shape, check_pixels
 from ..model.preprocessing import ZeroToOne, standardize
 
 FILTERS = (64, 128, 256, 512, 512)
@@ -23,6 +25,7 @@ def vgg19_cam(
     *,
     width: float = 1.0,
     crop: tuple[int, int] | None = None,
+    pixels: Pixels | Mapping[str, Any] | None = None,
     preprocessing: Iterable[keras.layers.Layer] = (),
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
@@ -41,6 +44,7 @@ def vgg19_cam(
             data.
         crop: (height, width) of the central region that the network sees, 8 x 8 pixels or more; None means
             all of the image.
+        pixels: what pixels the images have, as for `PatchNet`; None means uint8, 0..255.
         preprocessing: layers that take and return (B, H, W, C) images in 0..1, applied in this order.
         mean: mean of 0..1 pixels, one number or one for each channel.
         std: their standard deviation, likewise.
@@ -49,8 +53,8 @@ def vgg19_cam(
         name: the model's name.
 
     Returns:
-        A functional Keras model, (B, H, W, C) in 0..255 to the probability of class 1 (B, 1), float32; of
-        three or more classes (softmax), and of labels (sigmoids), to the probability of each (B, classes).
+        A functional Keras model, (B, H, W, C) to the probability of class 1 (B, 1), float32; of three or
+        more classes (softmax), and of labels (sigmoids), to the probability of each (B, classes).
         `load_model` reads it from a `.keras` file.
 
     Raises:
@@ -60,7 +64,7 @@ def vgg19_cam(
         >>> vgg19_cam((224, 224, 3)).get_layer("block5_conv4").output.shape
         (None, 28, 28, 512)
     """
-    image, x = front(input_shape, SMALLEST_VGG19_CAM, preprocessing, mean, std, crop)
+    image, x = front(input_shape, SMALLEST_VGG19_CAM, pixels, preprocessing, mean, std, crop)
     x = blocks(x, convolutions=(2, 2, 4, 4, 4), pooled=3, width=width)
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
     return keras.Model(image, decision(x, classes, multilabel), name=name)
@@ -72,6 +76,7 @@ def vgg11(
     width: float = 1.0,
     crop: tuple[int, int] | None = None,
     resize: tuple[int, int] | None = None,
+    pixels: Pixels | Mapping[str, Any] | None = None,
     preprocessing: Iterable[keras.layers.Layer] = (),
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
@@ -86,11 +91,11 @@ def vgg11(
         resize: (height, width) that images, or their crops, are resized to inside the model, bilinearly and
             smoothed where they shrink; (224, 224) in the paper. So images of any size do, and a map is as
             large as its image. None leaves them as they are.
-        width, crop, preprocessing, mean, std, classes, multilabel, name: as for `vgg19_cam`. What the first
-            convolution sees is 32 x 32 pixels or more.
+        width, crop, pixels, preprocessing, mean, std, classes, multilabel, name: as for `vgg19_cam`. What the
+            first convolution sees is 32 x 32 pixels or more.
 
     Returns:
-        A functional Keras model, (B, H, W, C) in 0..255 to probabilities, as `vgg19_cam`.
+        A functional Keras model, (B, H, W, C) to probabilities, as `vgg19_cam`.
 
     Raises:
         ValueError: an argument is not as above.
@@ -103,7 +108,7 @@ def vgg11(
         raise ValueError(
             f"VGG-11's linear layers need a height and a width. Received: input_shape={input_shape}"
         )
-    image, x = front(input_shape, SMALLEST_VGG11, preprocessing, mean, std, crop, resize)
+    image, x = front(input_shape, SMALLEST_VGG11, pixels, preprocessing, mean, std, crop, resize)
     x = blocks(x, convolutions=(1, 1, 2, 2, 2), pooled=5, width=width)
     x = keras.layers.Flatten(name="flat")(x)
     units = share_of(4096, width)
@@ -116,6 +121,7 @@ def vgg11(
 def front(
     input_shape: Sequence[int | None],
     smallest: int,
+    pixels: Pixels | Mapping[str, Any] | None,
     preprocessing: Iterable[keras.layers.Layer],
     mean: float | Sequence[float],
     std: float | Sequence[float],
@@ -123,13 +129,14 @@ def front(
     resize: tuple[int, int] | None = None,
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Return the images and their pixels as the convolutions get them, standardized; see `region`."""
-    image, x = region(input_shape, smallest, preprocessing, crop, resize)
+    image, x = region(input_shape, smallest, pixels, preprocessing, crop, resize)
     return image, standardize(mean, std, x.shape[-1])(x)
 
 
 def region(
     input_shape: Sequence[int | None],
     smallest: int,
+    pixels: Pixels | Mapping[str, Any] | None,
     preprocessing: Iterable[keras.layers.Layer],
     crop: tuple[int, int] | None = None,
     resize: tuple[int, int] | None = None,
@@ -146,7 +153,9 @@ def region(
             f"Received: {height} x {width}"
         )
     image = x = keras.Input(shape, name="image")
-    x = ZeroToOne(name="zero_to_one")(x)
+    taken = check_pixels(pixels, shape[2])
+    # Half precision, which Keras's global policy may ask for, holds what 8 bits have, and not 16.
+    x = ZeroToOne.of(taken, dtype=None if taken.dtype == "uint8" else "float32")(x)
     for layer in preprocessing:
         x = layer(x)
     if crop:

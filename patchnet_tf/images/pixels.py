@@ -143,6 +143,28 @@ def displayed(image: np.ndarray, pixels: Pixels) -> np.ndarray:
     return np.rint(255 * shown).astype("uint8")
 
 
+def spread_over(shares: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """Return numbers in 0..1 spread over the range of `pixels`, and beyond it where the model clips.
+
+    Args:
+        shares: in 0..1, of any shape.
+        pixels: what the model takes.
+
+    Returns:
+        The same shape, of the dtype of `pixels`; whole numbers are rounded down.
+
+    Example:
+        >>> spread_over(numpy.array([0, 0.5, 1]), Pixels(dtype="uint16", range=(0, 4095), channels=1))
+        array([   0, 2047, 4095], dtype=uint16)
+    """
+    low, high = pixels.range
+    more = (high - low) / 8 if pixels.clip else 0
+    numbers = low - more + (high - low + 2 * more) * shares
+    if pixels.dtype != "float32":
+        numbers = np.clip(numbers, 0, np.iinfo(pixels.dtype).max)
+    return numbers.astype(pixels.dtype)
+
+
 def grey_of(image: np.ndarray) -> np.ndarray:
     """Return an RGB image (H, W, 3) as grey, (H, W, 1), of the same dtype; whole numbers are rounded."""
     if image.dtype == "uint8":

@@ -1,12 +1,13 @@
 """Checks of arguments, and numbers that may be tensors."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras import ops
+from pydantic import ValidationError
 
-from ..contract import MOST_CLASSES
+from ..contract import MOST_CLASSES, Pixels
 
 PACKAGE = "patchnet_tf"
 BORDERS = {"zero": "constant", "reflect": "reflect"}  # and what padding calls them
@@ -37,6 +38,39 @@ def check_number(name: str, value: Any, least: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
         raise ValueError(f"`{name}` must be a finite number of at least {least}. Received: {name}={value!r}")
     return value
+
+
+def check_range(values: Any) -> tuple[float, float]:
+    """Return `range` as (low, high); raise ValueError when it is not two finite numbers, the lower first."""
+    try:
+        low, high = values
+        valid = math.isfinite(low) and math.isfinite(high) and low < high
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(f"`range` must be two finite numbers, the lower first. Received: range={values!r}")
+    return low, high
+
+
+def check_pixels(pixels: Pixels | Mapping[str, Any] | None, channels: int) -> Pixels:
+    """Return what pixels a model of so many channels takes: those of uint8 where None is given.
+
+    Raises:
+        ValueError: they are described wrongly, or have another number of channels.
+    """
+    try:
+        if not isinstance(pixels, Pixels):
+            pixels = Pixels(**{"channels": channels, **(pixels or {})})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "pixels"
+        raise ValueError(f"`pixels`: {where}: {first['msg']}. Received: pixels={pixels!r}") from None
+    if pixels.channels != channels:
+        raise ValueError(
+            f"`pixels` must have the {channels} channel(s) of `input_shape`. "
+            f"Received: pixels with channels={pixels.channels}"
+        )
+    return pixels
 
 
 def at_least_zero(size: Any) -> Any:

@@ -135,7 +135,7 @@ def fit_familiarity(
 
     Args:
         model: a PatchNet with `familiarity=True`; its `familiarity` is set.
-        images: (N, H, W, C) in 0..255, those of training.
+        images: (N, H, W, C), those of training.
         held_out: (M, H, W, C) likewise, others from which the limit is taken; None takes `images`, whose
             patches are nearer than they should be.
         share: of those patches that are beyond the limit, false alarms; above 0 and below 1.

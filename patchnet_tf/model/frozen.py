@@ -15,7 +15,7 @@ def split_frozen(model: PatchNet) -> tuple[keras.Model, keras.Model] | None:
         model: a PatchNet.
 
     Returns:
-        The model from images (B, H, W, C) in 0..255 to the features (B, rows, columns, F) of the patches that
+        The model from images (B, H, W, C) to the features (B, rows, columns, F) of the patches that
         G looks at, and the model from those to what G returns. None where S has no frozen body, or
         G's stride is not on its grid.
 

@@ -48,7 +48,7 @@ def heatmap_model(
             ones take what they need. None, for a local network: any image at once, in a graph without a loop.
 
     Returns:
-        A functional Keras model, (B, H, W, C) in 0..255, H and W free, to
+        A functional Keras model, (B, H, W, C), H and W free, to
         (B, ceil(H / stride), ceil(W / stride)) in [0, 1]; with a last axis of K classes, or of those chosen,
         where there are more than two or labels; for "filters" with a last axis of F values in [-1, 1]; for
         "familiar" without one, True or False.
@@ -148,7 +148,7 @@ class Drawing:
 
     Example:
         >>> drawing = Drawing(heatmap_model(model))
-        >>> heatmap = drawing(image, progress=print)  # (H, W) or (H, W, K), for an image (H, W, C) in 0..255
+        >>> heatmap = drawing(image, progress=print)  # (H, W) or (H, W, K), for an image (H, W, C)
     """
 
     def __init__(self, maps: Heatmap) -> None:

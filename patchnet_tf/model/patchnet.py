@@ -3,12 +3,13 @@
 image -> 0..1 -> preprocessing -> border -> patches -> standardize -> S on each -> decisions Q -> pooling
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from .checks import PACKAGE, check_classes, check_image_shape
+from ..contract import Pixels
+from .checks import PACKAGE, check_classes, check_image_shape, check_pixels
 from .familiar import FamiliarMap, make_familiarity
 from .layers import PatchDistributed
 from .patches import ExtractPatches, PadBorder, PadSame
@@ -49,6 +50,9 @@ class PatchNet(keras.Model):
         border: what patches see beyond the image: "zero" (the paper's black) or "reflect", its mirror image.
         familiarity: whether to keep what training's patches are like, so that a map can mark those that are
             unlike them; for a local network only. `patchnet_tf.fit_familiarity` measures it.
+        pixels: what pixels the images have, a `patchnet_tf.contract.Pixels` or its fields, such as
+            {"dtype": "uint16", "range": [0, 4095]}; `channels` may be left out. `range` becomes 0..1,
+            so a border of zeros is its low end. None means uint8, 0..255.
         preprocessing: layers that take and return (B, H, W, C) images in 0..1, applied in this order.
         mean: mean of 0..1 pixels, one number or one for each channel; None means what S says that it wants,
             0.5 of the paper's.
@@ -58,7 +62,7 @@ class PatchNet(keras.Model):
         name: the model's name.
 
     Call arguments:
-        images: (B, H, W, C) in 0..255.
+        images: (B, H, W, C), as `pixels` says: in 0..255 unless given. Any dtype does that holds the values.
 
     Returns:
         The probability of class 1 (B, 1), float32; of three or more classes the probabilities (B, classes) of
@@ -68,6 +72,7 @@ class PatchNet(keras.Model):
         subnet: S.
         classes, multilabel: as above, with the values that None stands for.
         patch_size, stride, crop, border, mean, std: as above, with the values that None stands for.
+        pixels: a `patchnet_tf.contract.Pixels`, with the model's channels.
         preprocessing: the layers, a tuple.
         pooling: the layer that makes the probability out of the decisions.
         familiarity: the layer that keeps what training's patches are like, or None.
@@ -108,6 +113,7 @@ class PatchNet(keras.Model):
         share: float = 0.1,
         border: str = "zero",
         familiarity: bool = False,
+        pixels: Pixels | Mapping[str, Any] | None = None,
         preprocessing: Iterable[keras.layers.Layer] = (),
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
@@ -136,10 +142,12 @@ class PatchNet(keras.Model):
                 raise ValueError(
                     f"`subnet` takes {subnet.input_shape[3]} channels. Received: input_shape={input_shape}"
                 )
+        taken = check_pixels(pixels, shape[2])
         parts = Parts(
             subnet,
             stride,
             crop,
+            pixels=taken,
             border=border,
             pooling=make_pooling(pooling, sharpness, share, exclusive=classes > 2 and not multilabel),
             preprocessing=preprocessing,
@@ -159,7 +167,13 @@ class PatchNet(keras.Model):
         self.mean, self.std = parts.mean, parts.std
         self.familiarity = make_familiarity(subnet) if familiarity else None
         self.image_shape = shape
-        self._arguments = {"pooling": pooling, "sharpness": sharpness, "share": share}
+        self.pixels = taken
+        self._arguments = {
+            "pooling": pooling,
+            "sharpness": sharpness,
+            "share": share,
+            "pixels": None if pixels is None else taken.model_dump(mode="json"),
+        }
         self._parts = parts
 
     @property
@@ -183,7 +197,7 @@ class PatchNet(keras.Model):
         return [self._parts.zero_to_one, *self.preprocessing, self._parts.standardize]
 
     def prepare(self, images: Any) -> Any:
-        """Return images (B, H, W, C) in 0..255 as patches are cut from them: in 0..1, preprocessed."""
+        """Return images (B, H, W, C) as patches are cut from them: in 0..1, preprocessed."""
         return self._parts.prepare(images)
 
     def standardize(self, pixels: Any) -> Any:
@@ -191,21 +205,21 @@ class PatchNet(keras.Model):
         return self._parts.standardize(pixels)
 
     def covered(self, images: Any) -> Any:
-        """Return the region whose patches G averages, with its border, standardized, of images in 0..255.
+        """Return the region whose patches G averages, with its border, standardized.
 
         (B, (rows - 1) * stride + p, (columns - 1) * stride + p, C).
         """
         return self._parts.covered(images)
 
     def patches(self, images: Any) -> Any:
-        """Return the patches whose decisions G averages, (B, P, p, p, C) in 0..1, of images in 0..255."""
+        """Return the patches whose decisions G averages, (B, P, p, p, C) in 0..1."""
         return self._parts.extract(self.prepare(images))
 
     def decisions(self, images: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
         """Return the decisions Q that G averages, (B, P, 1) or (B, P, classes), row by row of the patches.
 
         Args:
-            images: (B, H, W, C) in 0..255, of any size.
+            images: (B, H, W, C), of any size.
             extract: the class that cuts the patches.
         """
         return self._parts.decisions(images, extract)
@@ -214,7 +228,7 @@ class PatchNet(keras.Model):
         """Return what S decides about at every pixel: with half a patch of border around it, standardized.
 
         Args:
-            images: (B, H, W, C) in 0..255.
+            images: (B, H, W, C).
 
         Returns:
             (B, H + p - 1, W + p - 1, C): its patch number (i, j) is centred at pixel (i, j) of the image.
@@ -223,7 +237,7 @@ class PatchNet(keras.Model):
         return self.standardize(pad(self.prepare(images)))
 
     def heatmap(self, images: Any) -> Any:
-        """Return S's decision at every pixel, in [0, 1], of images (B, H, W, C) in 0..255.
+        """Return S's decision at every pixel, in [0, 1], of images (B, H, W, C).
 
         It is (B, H, W), or (B, H, W, classes) of three or more classes and of labels. `heatmap_model` makes a
         model of it, with more ways to draw.
@@ -341,6 +355,7 @@ class Parts:
         stride: int | None,
         crop: tuple[int, int] | None,
         *,
+        pixels: Pixels,
         border: str,
         pooling: keras.layers.Layer,
         preprocessing: Iterable[keras.layers.Layer],
@@ -351,7 +366,7 @@ class Parts:
         wanted_mean, wanted_std = getattr(subnet, "pixels", (0.5, 0.25))
         self.mean, self.std = (wanted_mean if mean is None else mean), (wanted_std if std is None else std)
         self.pooling = pooling
-        self.zero_to_one = ZeroToOne(dtype="float32", name="zero_to_one")
+        self.zero_to_one = ZeroToOne.of(pixels, dtype="float32")
         self.preprocessing = tuple(preprocessing)
         stride = getattr(subnet, "stride", None) if stride is None else stride
         self.grid = PadSame(p, stride, crop, border, dtype="float32", name="pad")
@@ -364,7 +379,7 @@ class Parts:
             self.one_by_one = PatchDistributed(subnet, name="decisions")
 
     def prepare(self, images: Any) -> Any:
-        """0..255 to preprocessed 0..1, of as many channels as S takes."""
+        """Images to preprocessed 0..1, of as many channels as S takes."""
         images = self.zero_to_one(images)
         for layer in self.preprocessing:
             images = layer(images)
@@ -375,7 +390,7 @@ class Parts:
         return images
 
     def covered(self, images: Any) -> Any:
-        """0..255 to the region that the patches cover, standardized."""
+        """Images to the region that the patches cover, standardized."""
         return self.standardize(self.grid(self.prepare(images)))
 
     def extract(self, pixels: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
@@ -384,7 +399,7 @@ class Parts:
         return extract(grid.patch_size, grid.stride, grid.crop, grid.border, name="patches")(pixels)
 
     def decisions(self, images: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
-        """(B, H, W, C) in 0..255 to Q (B, P, 1), or (B, P, K) about K classes."""
+        """(B, H, W, C) to Q (B, P, 1), or (B, P, K) about K classes."""
         if self.at_once:
             x = self.at_once(self.covered(images))  # (B, rows, columns) or (B, rows, columns, K)
             return keras.layers.Reshape((-1, self.at_once.units), name="patches")(x)

@@ -8,29 +8,53 @@ import keras
 import numpy as np
 from keras import ops
 
-from .checks import PACKAGE, check_number
+from ..contract import Pixels
+from .checks import PACKAGE, check_number, check_range
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class ZeroToOne(keras.layers.Layer):
-    """Pixels of 0..255 scaled to 0..1, from images of as many channels as the layer was built for.
+    """Pixels of a range scaled to 0..1, from images of as many channels as the layer was built for.
 
     The channels are checked because a wrong number of them need not fail later: TensorFlow broadcasts one
     channel, and takes a multiple of them for a grouped convolution.
 
+    Args:
+        range: (low, high), two finite numbers that become 0 and 1, the same for every image.
+        clip: whether what is below `low` becomes 0, and what is above `high` 1; otherwise such values lie
+            outside 0..1.
+        per_image: whether each image's least and largest value become 0 and 1 instead, those of all its
+            pixels and channels; an image of one value becomes 0. Then `range` and `clip` change nothing, and
+            no decision about a patch is independent of the rest of its image.
+
     Call arguments:
-        images: (B, H, W, C) in 0..255.
+        images: (B, H, W, C), of any integer or float dtype. Keras casts floats to the compute dtype before;
+            float16 does not hold what uint16 has, so images of that need a layer of dtype "float32".
 
     Returns:
         (B, H, W, C) in 0..1, in the layer's compute dtype.
 
     Raises:
-        ValueError: the images have other than four axes, or another number of channels.
+        ValueError: `range` is not as above, or the images have other than four axes, or another number of
+            channels.
 
     Example:
         >>> float(ZeroToOne()(keras.ops.full((1, 1, 1, 1), 51.0))[0, 0, 0, 0])
         0.2
+
+        >>> ZeroToOne((-1024, 3072), clip=True)(numpy.array([[[[-2000], [0], [3072]]]]))[0, 0, :, 0]
+        [0., 0.25, 1.]
     """
+
+    def __init__(
+        self,
+        range: Sequence[float] = (0, 255),
+        clip: bool = False,
+        per_image: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.range, self.clip, self.per_image = check_range(range), bool(clip), bool(per_image)
 
     def build(self, input_shape: tuple) -> None:
         """Remember the number of channels; there are no weights."""
@@ -38,11 +62,30 @@ class ZeroToOne(keras.layers.Layer):
 
     def call(self, images: Any) -> Any:
         """Scale."""
-        return ops.cast(images, self.compute_dtype) / 255
+        x = ops.cast(images, self.compute_dtype)
+        if self.per_image:
+            low, high = (find(x, axis=(1, 2, 3), keepdims=True) for find in (ops.min, ops.max))
+            return (x - low) / ops.where(high > low, high - low, 1)
+        low, high = self.range
+        if self.clip:
+            x = ops.clip(x, low, high)
+        return (x - low if low else x) / (high - low)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """Keep the shape."""
         return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments; those that are not as usual, so that uint8 models say no more
+        than they did when there were no others."""
+        own = {"range": [*self.range], "clip": self.clip, "per_image": self.per_image}
+        usual = {"range": [0, 255], "clip": False, "per_image": False}
+        return {**super().get_config(), **{k: v for k, v in own.items() if v != usual[k]}}
+
+    @classmethod
+    def of(cls, pixels: Pixels, **options: Any) -> "ZeroToOne":
+        """Return the layer for the pixels that a contract describes."""
+        return cls(pixels.range, pixels.clip, pixels.per_image, name="zero_to_one", **options)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
