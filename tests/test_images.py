@@ -241,9 +241,9 @@ def test_npy(tmp_path, stored, read):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 4), "int64"), "expected numbers. Received: int64"),
-        (np.zeros((3, 4), "complex64"), "expected numbers. Received: complex64"),
-        (np.zeros((3, 4), bool), "expected numbers. Received: bool"),
+        (np.zeros((3, 4), "int64"), "floats. Received: int64"),
+        (np.zeros((3, 4), "complex64"), "floats. Received: complex64"),
+        (np.zeros((3, 4), bool), "floats. Received: bool"),
         (np.zeros(3), r"height, width\) or .* Received: shape=\(3,\)"),
         (np.zeros((3, 4, 17)), r"at most 16 channels. Received: shape=\(3, 4, 17\)"),
         (np.zeros((0, 4)), r"Received: shape=\(0, 4, 1\)"),

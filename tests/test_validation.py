@@ -126,7 +126,7 @@ BAD_FILES = {
     "png cut": (encoded(RGB)[:-30], 400, "damaged or truncated"),
     "jpeg cut": (encoded(RGB, "JPEG")[:-30], 400, "damaged or truncated"),
     "jpeg half": (half_a_jpeg(), 400, "damaged or truncated image .*premature end"),
-    "tiff signed": (signed_tiff(), 422, "8 bits per channel.* Received: signed numbers"),
+    "tiff signed": (signed_tiff(), 422, "8 bits per channel.* Received: int8"),
     "tiff cut": (encoded(RGB, "TIFF")[:-300], 400, "damaged or truncated"),
     "bmp cut": (encoded(RGB, "BMP")[:-30], 400, "damaged or truncated"),
     "webp cut": (encoded(RGB, "WEBP")[:-30], 400, "damaged or truncated"),
@@ -138,8 +138,12 @@ BAD_FILES = {
     "16 bits, grey": (encoded(GREY.astype("uint16")), 422, "expected 8 bits per channel"),
     "16 bits, RGB": (png(1, 1, depth=16, rows=bytes(7)), 422, "Received: 16 bits per channel"),
     "16 bits, TIFF": (encoded(GREY.astype("uint16"), "TIFF"), 422, "expected 8 bits per channel"),
-    "float": (encoded(GREY.astype("float32"), "TIFF"), 422, "Received: pixels of type F"),
-    "lab": (encoded(Image.new("LAB", (4, 4)), "TIFF"), 422, "Received: pixels of type LAB"),
+    "float": (encoded(GREY.astype("float32"), "TIFF"), 422, "Received: float32"),
+    "lab": (
+        encoded(Image.new("LAB", (4, 4)), "TIFF"),
+        422,
+        "expected grey, channels or RGB. Received: CIELAB",
+    ),
     "transparent": (encoded(TRANSPARENT), 422, "expected an opaque image"),
     "transparent webp": (encoded(TRANSPARENT, "WEBP", lossless=True), 422, "expected an opaque image"),
     "transparent palette": (

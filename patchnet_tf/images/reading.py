@@ -36,7 +36,7 @@ TAKES = {"uint8": ("uint8",), "uint16": ("uint16",), "float32": ("uint8", "uint1
 EXPECTED = {
     "uint8": "8 bits per channel, grey or RGB",
     "uint16": "16 bits per channel, without sign",
-    "float32": "numbers",
+    "float32": "numbers of at most 16 bits, or floats",
 }
 
 
@@ -160,7 +160,7 @@ def decode(
         if source.dtype is None or not (windowed or source.dtype in TAKES[pixels.dtype]):
             raise UnfitError(f"{what}: expected {EXPECTED[pixels.dtype]}. Received: {source.kind}")
         with complaints(what):
-            image = channels_of(source.read(frame_of(source, pixels), pixels), source, pixels)
+            image = read_frame(source, frame_of(source, pixels), pixels)
     image = image.astype(pixels.dtype, copy=False)
     check_values(image, pixels, what)
     return image
@@ -181,10 +181,12 @@ def frame_of(source: Source, pixels: Pixels) -> int:
     return frame
 
 
-def channels_of(image: np.ndarray, source: Source, pixels: Pixels) -> np.ndarray:
-    """Return the channels of (H, W, C) that `pixels` chooses, or raise InputError."""
+def read_frame(source: Source, frame: int, pixels: Pixels) -> np.ndarray:
+    """Return the channels (H, W, C) of a frame that `pixels` asks for, or raise InputError."""
     if pixels.select:
-        return image[..., [channel_number(channel, source) for channel in pixels.select]]
+        numbers = [channel_number(channel, source) for channel in pixels.select]
+        return source.read_channels(frame, numbers, pixels)
+    image = source.read(frame, pixels)
     if image.shape[2] == pixels.channels:
         return image
     if pixels.channels == 1 and source.names == RGB:

@@ -2,8 +2,9 @@
 
 from .base import RGB, Format, Source
 from .npy import NPY
-from .pillow import BMP, GIF, JPEG, TIFF, WEBP
+from .pillow import BMP, GIF, JPEG, WEBP
 from .png import PNG
+from .tiff import TIFF
 
 FORMATS: tuple[Format, ...] = (PNG, JPEG, TIFF, BMP, WEBP, NPY)
 ON_DISK = (*FORMATS, GIF)

@@ -3,7 +3,7 @@
 import contextlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -39,12 +39,16 @@ class Source(ABC):
     def read(self, frame: int, pixels: Pixels) -> np.ndarray:
         """Return one image (H, W, channels) of `dtype`.
 
-        A format may choose channels, or make grey or a window, itself: then it has what `pixels` asks for.
+        Where `pixels` asks for grey, or for the window that a file has, a format may make it itself.
 
         Raises:
             InputError: it can be read, and is of a kind that is refused.
             Exception: it is damaged.
         """
+
+    def read_channels(self, frame: int, channels: Sequence[int], pixels: Pixels) -> np.ndarray:
+        """Return some channels of one image (H, W, len(channels)), by their numbers; otherwise as `read`."""
+        return self.read(frame, pixels)[..., list(channels)]
 
     @abstractmethod
     def close(self) -> None:

@@ -15,6 +15,8 @@ from .base import RGB, Format, Source
 GREY_MODES = ("1", "L", "LA")
 MODES = (*GREY_MODES, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
+BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of TIFF
+
 
 class PillowSource(Source):
     """An image file that Pillow reads."""
@@ -70,12 +72,13 @@ class PillowSource(Source):
 
     def signed(self) -> bool:
         """Return whether a TIFF file holds signed numbers, which Pillow would read as unsigned."""
-        sample_format = 339
-        return self.image.format == "TIFF" and 2 in np.ravel(self.image.tag_v2.get(sample_format, 1))
+        return self.image.format == "TIFF" and 2 in np.ravel(self.image.tag_v2.get(SAMPLE_FORMAT, 1))
 
     def sixteen_bits(self) -> bool:
-        """Return whether a PNG or TIFF file has 16 bits per channel, of which Pillow would drop half."""
-        return self.image.format in ("PNG", "TIFF") and ";16" in str(self.image.tile)
+        """Return whether a PNG or TIFF file has more than 8 bits per channel, which Pillow would drop."""
+        if self.image.format == "TIFF":
+            return max(np.ravel(self.image.tag_v2.get(BITS_PER_SAMPLE, 1))) > 8
+        return self.image.format == "PNG" and ";16" in str(self.image.tile)
 
 
 def check_jpeg(file: bytes) -> None:
@@ -90,7 +93,6 @@ def pillow(name: str, begins: bytes, *suffixes: str) -> Format:
 
 
 JPEG = pillow("JPEG", rb"\xff\xd8\xff", ".jpg", ".jpeg")
-TIFF = pillow("TIFF", rb"II\*\0|MM\0\*|MM\*\0|II\0\*|MM\0\+|II\+\0", ".tif", ".tiff")
 BMP = pillow("BMP", rb"BM", ".bmp")
 WEBP = pillow("WEBP", rb"RIFF....WEBP", ".webp")
 GIF = pillow("GIF", rb"GIF8[79]a", ".gif")
