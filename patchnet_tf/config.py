@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from .contract import MOST_CLASSES, each_once
+from .contract import MOST_CHANNELS, MOST_CLASSES, each_once
 from .errors import InputError
 
 
@@ -104,7 +104,31 @@ Two = Annotated[tuple[Text, Text], Field(strict=False), AfterValidator(each_once
 Several = Annotated[
     tuple[Text, ...], Field(strict=False, min_length=2, max_length=MOST_CLASSES), AfterValidator(each_once)
 ]
-Channels = Annotated[Literal[1, 3], expect("1 (grey) or 3 (RGB)")]
+Channel = Annotated[int, Field(ge=0)] | Text
+Channels = Annotated[
+    Literal[1, 3]
+    | Annotated[
+        tuple[Channel, ...],
+        Field(strict=False, min_length=1, max_length=MOST_CHANNELS),
+        AfterValidator(each_once),
+    ],
+    expect(f"1 (grey), 3 (RGB), or a list of up to {MOST_CHANNELS} channels by name or number from 0"),
+]
+Number = Annotated[int | float, Field(allow_inf_nan=False)]
+
+
+def rising(ends: tuple[int | float, int | float]) -> tuple[int | float, int | float]:
+    """Return the ends of a range, or raise ValueError where it is empty."""
+    if not ends[0] < ends[1]:
+        raise ValueError("expected the lower number first")
+    return ends
+
+
+Range = Annotated[
+    Literal["dtype", "percentiles"]
+    | Annotated[tuple[Number, Number], Field(strict=False), AfterValidator(rising)],
+    expect('"dtype", "percentiles", or [low, high], the lower number first'),
+]
 
 
 class DataSection(Section):
@@ -123,7 +147,31 @@ class FilesData(DataSection):
 
     path: Text  # where it is; ~ and $VARIABLES work
     size: NewSize | None = None  # resize every image to this; needed where they differ
-    channels: Channels | None = None  # None: 1 where all training images are grey
+    # Which channels of a file: 1 (grey), 3 (RGB), or a list of names or numbers from 0. None: all of them,
+    # and 1 where all training images are grey.
+    channels: Channels | None = None
+    # As what numbers are read; a run writes it down. None: as what the training images have, one for all.
+    dtype: Annotated[Literal["uint8", "uint16", "float32"], expect("uint8, uint16 or float32")] | None = None
+    # What becomes 0 and 1 in the model: [low, high]; dtype, all that whole numbers can be; percentiles, 0.1
+    # and 99.9 of the training images' numbers, with `clip`. A run writes the numbers down. None: dtype.
+    range: Range | None = None
+    clip: Flag = False  # numbers outside the range become its ends; otherwise they are refused
+    per_image: Flag = False  # instead of a range, each image's own least and largest number
+    window: Flag = False  # of DICOM: apply the window in the file
+    # Which of several frames, pages or planes, from 0; None refuses several.
+    frame: (
+        Annotated[
+            Annotated[int, Field(ge=0)] | Literal["middle"], expect('a whole number from 0, or "middle"')
+        ]
+        | None
+    ) = None
+    # A channel of the image file, by name or number, that is the mask where it is above the threshold.
+    mask_channel: Annotated[
+        Annotated[Channel, expect("the name of a channel, or its number from 0")] | None, MayChange()
+    ] = None
+    mask_threshold: Annotated[
+        Annotated[Annotated[Number, expect("a number")] | None, MayChange()], Field(validate_default=True)
+    ] = None
     # MiB for the images; more of them are kept in a file on disk, decoded and resized, and read from there.
     memory: Annotated[Count, MayChange()] = 2048
     cache: Annotated[Text | None, MayChange()] = (
@@ -134,6 +182,29 @@ class FilesData(DataSection):
     def resized_to(self) -> tuple[int, int] | None:
         """The (height, width) that its images were brought to, or None."""
         return self.size
+
+    @field_validator("per_image")
+    @classmethod
+    def without_range(cls, value: bool, info: ValidationInfo) -> bool:
+        """Refuse a range of each image beside one for all."""
+        if value and info.data.get("range") is not None:
+            what = "false, as there is a data.range, the same for every image"
+            raise PydanticCustomError("expected", "expected {what}", {"what": what})
+        return value
+
+    @field_validator("mask_threshold")
+    @classmethod
+    def with_mask_channel(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """Refuse a channel of masks without a threshold, and the other way round."""
+        channel = info.data.get("mask_channel")
+        if (value is None) != (channel is None) and "mask_channel" in info.data:
+            what = (
+                "null without data.mask_channel"
+                if channel is None
+                else ("a number, above which a pixel of data.mask_channel belongs to the mask")
+            )
+            raise PydanticCustomError("expected", "expected {what}", {"what": what})
+        return value
 
 
 class DtdData(FilesData):
@@ -529,19 +600,24 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise InputError(f"{path}: not a text file") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected keys and values (name: ..., data: ..., model: ...)")
+    given: list[str] = []
     bases = dict.fromkeys(("path", "cache"), path.parent)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise InputError(f"--set: expected section.key=value. Received: {override!r}")
         place(raw, key.split("."), parse(text, f"--set {override}"))
+        given.append(key)
         bases |= {name: Path.cwd() for name in bases if key in ("data", f"data.{name}")}
     for name, base in bases.items():
         resolve_data_path(raw, name, base, path)
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise InputError("\n".join(f"{path}: {complaint(e)}" for e in error.errors())) from None
+        complaints = map(complaint, error.errors())
+        of_override = tuple(f"{key}{end}" for key in given for end in ":.")
+        lines = [f"{'--set ' if c.startswith(of_override) else f'{path}: '}{c}" for c in complaints]
+        raise InputError("\n".join(lines)) from None
 
 
 def parse(text: str, source: str) -> Any:

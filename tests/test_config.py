@@ -178,7 +178,11 @@ def test_sections_of_published_data_have_their_defaults(write):
         ("training.zoom=0.9", "training.zoom: expected a number from 1 to 10. Received: 0.9"),
         ("training.zoom=true", "training.zoom: expected a number from 1 to 10. Received: True"),
         ("training.balanced=yes please", "training.balanced: expected true or false. Received: 'yes please'"),
-        ("data.channels=2", "data.channels: expected 1 (grey) or 3 (RGB). Received: 2"),
+        (
+            "data.channels=2",
+            "data.channels: expected 1 (grey), 3 (RGB), or a list of up to 16 channels by name or number "
+            "from 0. Received: 2",
+        ),
         (
             "data.classes=[a]",
             "data.classes: expected the names of 2 to 1000 class folders, each once. Received: ['a']",
@@ -273,7 +277,7 @@ def test_wrong_value(write, override, message):
     path = write(GOOD)
     with pytest.raises(InputError) as caught:
         load_config(path, [override])
-    assert str(caught.value) == f"{path}: {message}"
+    assert str(caught.value) == f"--set {message}"
 
 
 @pytest.mark.parametrize(
@@ -401,6 +405,8 @@ def test_identity_is_all_but_what_may_change():
         "data.mask",
         "data.memory",
         "data.cache",
+        "data.mask_channel",
+        "data.mask_threshold",
         "evaluation",
         "comparison",
     )

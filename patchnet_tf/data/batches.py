@@ -40,7 +40,7 @@ class Batches(keras.utils.PyDataset):
 
     Example:
         >>> batches = Batches(dataset.train, batch_size=4, seed=0, flips=True)
-        >>> images, labels = batches[0]  # (4, H, W, C) uint8, (4, 1) float32
+        >>> images, labels = batches[0]  # (4, H, W, C) as they are, (4, 1) float32
     """
 
     def __init__(
@@ -161,5 +161,10 @@ def enlarge(image: np.ndarray, factor: float) -> np.ndarray:
     moved = (1 - 1 / factor) / 2
     matrix = np.array([[1 / factor, 0, moved * (width - 1)], [0, 1 / factor, moved * (height - 1)]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    larger = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return larger.reshape(image.shape)  # OpenCV drops an axis of one channel
+    parts = [  # OpenCV takes at most four channels, and drops an axis of one
+        cv2.warpAffine(
+            image[..., k : k + 4], matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+        for k in range(0, image.shape[2], 4)
+    ]
+    return np.concatenate([part.reshape(height, width, -1) for part in parts], axis=2)

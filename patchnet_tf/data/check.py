@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import Config
-from ..contract import Classes
+from ..contract import Classes, Pixels
 from ..errors import InputError
-from ..images.pixels import resized, resized_mask
+from ..images.pixels import displayed, resized, resized_mask
 from ..images.reading import read_image
 from ..progress import Progress, silent
 from .alike import ALIKE, MOST, nearest
 from .dataset import Dataset
-from .files import SPLITS, Listing, channels_of, in_threads, other_size
+from .files import SPLITS, Listing, heads_of, in_threads, masked_by_channel, other_size, pixels_of_files
 from .seen import Seen, seen_of
 from .sheet import chosen, contact_sheet, thumbnail
 from .sources import list_files, load_dataset
@@ -40,6 +40,8 @@ class Report:
         leaks: by class, images of a split that are in an earlier one too.
         sizes: readable images by (height, width), before resizing.
         masks: masks that were read.
+        pixels: what the files become; of `data.range: percentiles` without their range.
+        ends: the least and the greatest number in them; None where no image can be read.
         errors: one line each; training would refuse them, or its figures would be worthless.
         warnings: one line each.
         sheet: the contact sheet, (h, w, 3) uint8, or None where no image can be read.
@@ -51,6 +53,8 @@ class Report:
     leaks: Counter[int]
     sizes: Counter[tuple[int, int]]
     masks: int
+    pixels: Pixels
+    ends: tuple[int | float, int | float] | None
     errors: list[str]
     warnings: list[str]
     sheet: np.ndarray | None
@@ -78,10 +82,12 @@ def check(config: Config, progress: Progress = silent) -> Report:
     listing = list_files(config.data)
     if listing:
         classes, warnings = listing.classes, list(listing.remarks)
-        seen, errors = look_at_files(listing, progress)
+        pixels, errors = kind_of_pixels(listing)
+        seen, more = look_at_files(listing, pixels, progress)
+        errors += more
     else:
         data = load_dataset(config, progress)
-        classes, warnings = data.classes, []
+        classes, pixels, warnings = data.classes, data.pixels, []
         seen, errors = list(look_at_arrays(data)), []
     errors += [image.problem for image in seen if image.problem]
     leaks: Counter[int] = Counter()
@@ -118,34 +124,53 @@ def check(config: Config, progress: Progress = silent) -> Report:
         leaks,
         Counter(image.size for image in seen),
         sum(len(image.masked) for image in seen),
+        pixels,
+        (min(i.ends[0] for i in seen), max(i.ends[1] for i in seen)) if seen else None,
         errors,
         warnings,
         contact_sheet(seen, classes.names),
     )
 
 
-def look_at_files(listing: Listing, progress: Progress) -> tuple[list[Seen], list[str]]:
+def kind_of_pixels(listing: Listing) -> tuple[Pixels, list[str]]:
+    """Return what the files become, and what is wrong with it; then most files can be read all the same."""
+    try:
+        return pixels_of_files(listing), []
+    except InputError as error:
+        channels = Counter(head.channels for _, head in heads_of(listing)).most_common(1)
+        lenient = Pixels(dtype="float32", channels=channels[0][0] if channels else 1, per_image=True)
+        return lenient, [str(error)]
+
+
+def look_at_files(listing: Listing, pixels: Pixels, progress: Progress) -> tuple[list[Seen], list[str]]:
     """Read every image and mask that is listed; return what was seen, and errors."""
-    entries = sorted(listing.entries, key=lambda entry: (SPLITS.index(entry.split), entry.classes))
+    errors = list(listing.complaints)
+    try:
+        entries = masked_by_channel(listing)
+    except InputError as error:
+        entries = listing.entries
+        errors.append(str(error))
+    entries = sorted(entries, key=lambda entry: (SPLITS.index(entry.split), entry.classes))
     rules = listing.rules
-    channels = rules.channels or channels_of(listing)
+    # Percentiles are not known yet: each image is looked at between its own ends.
+    looked_at = pixels.model_copy(update={"per_image": True}) if rules.range == "percentiles" else pixels
     shown = chosen([(entry.split, entry.classes) for entry in entries], len(listing.classes.names))
 
     def look(number: int) -> Seen:
         entry = entries[number]
-        image, masks, problem = read_image(entry.path, channels), {}, None
+        image, masks, problem = read_image(entry.path, pixels), {}, None
         for k, reader in entry.masks.items():
             try:
                 masks[k] = reader(image.shape[:2])
             except InputError as error:
                 problem = entry.complaint(error)
-        seen = seen_of(str(entry.path), entry.split, entry.classes, image, masks)
+        seen = seen_of(str(entry.path), entry.split, entry.classes, image, masks, looked_at)
         if number in shown:
             union = resized_mask(np.any([*masks.values()], axis=0), rules.size) if masks else None
-            seen = seen._replace(thumbnail=thumbnail(resized(image, rules.size), union))
+            seen = seen._replace(thumbnail=thumbnail(resized(displayed(image, looked_at), rules.size), union))
         return seen._replace(problem=problem)
 
-    errors, seen = list(listing.complaints), []
+    seen = []
     for entry, result in zip(entries, in_threads(look, range(len(entries)), progress), strict=True):
         if isinstance(result, InputError):
             errors.append(entry.complaint(result))
@@ -163,7 +188,7 @@ def look_at_arrays(data: Dataset) -> Iterable[Seen]:
         kinds = [(split, (int(label),)) for label in examples.labels]
         shown = chosen(kinds, len(data.class_names))
         for number, image in enumerate(examples.images):
-            seen = seen_of(f"number {number}", *kinds[number], image, {})
+            seen = seen_of(f"number {number}", *kinds[number], image, {}, data.pixels)
             yield seen._replace(thumbnail=thumbnail(image, None)) if number in shown else seen
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..contract import Classes
+from ..contract import Classes, Pixels
 from .store import Images
 
 
@@ -13,7 +13,7 @@ class Examples(NamedTuple):
     """Images of all classes.
 
     Attributes:
-        images: (N, H, W, C), uint8, in memory or in a file.
+        images: (N, H, W, C), uint8, uint16 or float32, in memory or in a file.
         labels: of exclusive classes the number of each image's class, (N,), uint8, or uint16 where there are
             more than 256; of labels whether each image has each, (N, L), uint8, 0 or 1.
 
@@ -63,7 +63,7 @@ class Masked(NamedTuple):
 
     Attributes:
         name: what the masks show, in one word.
-        images: (M, H, W, C), uint8, in memory or in a file.
+        images: (M, H, W, C), likewise.
         masks: (M, H, W), bool, True where a perfect heatmap is white.
         labels: (M,), uint8 or uint16, the class whose map each mask belongs to: of two exclusive classes
             always 1. None where each image shows both of two classes.
@@ -88,6 +88,7 @@ class Dataset:
         masked: validation images with masks; None where no masks are known.
         test: what nothing is chosen by; None where there are no such images.
         val_names: of the images of `val`, all different; none where they are not from files.
+        pixels: what the numbers in all images are; None becomes 0 to 255.
     """
 
     classes: Classes
@@ -96,6 +97,12 @@ class Dataset:
     masked: Masked | None
     test: Examples | None = None
     val_names: tuple[str, ...] = ()
+    pixels: Pixels | None = None
+
+    def __post_init__(self) -> None:
+        """Take images whose pixels are not told for grey or RGB ones of 8 bits."""
+        if self.pixels is None:
+            object.__setattr__(self, "pixels", Pixels(channels=self.train.images.shape[3]))
 
     @property
     def class_names(self) -> tuple[str, ...]:

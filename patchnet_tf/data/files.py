@@ -8,23 +8,26 @@ import contextlib
 import csv
 import itertools
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from ..config import FilesData
-from ..contract import Classes
+from ..contract import Classes, Pixels
 from ..errors import InputError
 from ..images.pixels import resized, resized_mask
-from ..images.reading import head, read_image
+from ..images.reading import Head, head, read_image
 from ..progress import Progress, silent
 from .dataset import Dataset, Examples, Masked
-from .store import Images, Stored, cache_file, cache_folder, opened, some_of, storing
+from .pixels import pixels_of, with_percentiles
+from .store import Images, Note, Stored, cache_file, cache_folder, opened, some_of, storing
 
 SPLITS = ("train", "val", "test")
 SHOWN = 10  # complaints in one error, names in one line
@@ -86,15 +89,18 @@ def read(listing: Listing, progress: Progress = silent) -> Dataset:
     they are asked for.
 
     Raises:
-        InputError: something is wrong with the list, an image cannot be read, a mask has another size
-            than its image, or sizes differ and the list has none. The first ten complaints are told.
+        InputError: something is wrong with the list, an image cannot be read or has numbers outside the
+            range, a mask has another size than its image, sizes differ and the list has none, or dtypes or
+            numbers of channels differ. The first ten complaints are told.
         OSError: the file of the images cannot be written.
     """
     refuse(listing.complaints)
-    entries = sorted(listing.entries, key=lambda entry: SPLITS.index(entry.split))
-    images, sizes = read_images(listing, entries, progress)
+    entries = sorted(masked_by_channel(listing), key=lambda entry: SPLITS.index(entry.split))
+    pixels = pixels_of_files(listing)
+    images, sizes = read_images(listing, entries, pixels, progress)
     masks = read_masks(listing, entries, sizes)
 
+    by_percentiles = listing.rules.range == "percentiles"
     labels = labels_of(entries, listing.classes)
     splits = [entry.split for entry in entries]
     examples = {}
@@ -108,7 +114,7 @@ def read(listing: Listing, progress: Progress = silent) -> Dataset:
         names = dict(zip(different, names_of([entries[k].path for k in different]), strict=True))
         numbers = np.array(of_masks, number_dtype(listing.classes))
         named = tuple(names[k] for k in chosen)
-        masked = Masked(listing.mask, some_of(images, list(chosen)), np.stack(maps), numbers, named)
+        masked = Masked(mask_name(listing), some_of(images, list(chosen)), np.stack(maps), numbers, named)
     return Dataset(
         listing.classes,
         examples["train"],
@@ -116,34 +122,38 @@ def read(listing: Listing, progress: Progress = silent) -> Dataset:
         masked,
         examples.get("test"),
         names_of([entry.path for entry in entries if entry.split == "val"]),
+        with_percentiles(pixels, examples["train"].images) if by_percentiles else pixels,
     )
 
 
 def read_images(
-    listing: Listing, entries: Sequence[Entry], progress: Progress
+    listing: Listing, entries: Sequence[Entry], pixels: Pixels, progress: Progress
 ) -> tuple[Images, list[tuple[int, int]]]:
     """Return all images, in memory or in a file, and the (height, width) that each file has."""
-    rules, complaints = listing.rules, []
-    channels = rules.channels or channels_of(listing)
-    how = {"size": rules.size, "channels": channels}
+    rules = listing.rules
+    how = pixels.model_dump(mode="json", exclude={"range", "clip", "per_image"})
     folder = Path(rules.cache) if rules.cache else cache_folder()
-    path = cache_file(folder, [entry.path for entry in entries], how, listing.classes.names)
+    paths = [entry.path for entry in entries]
+    path = cache_file(folder, paths, [rules.size, how], listing.classes.names)
     room = rules.memory * 2**20
     if stored := opened(path, progress):
-        sizes = [tuple(size) for size in stored.notes["size"].tolist()]
+        notes = stored.notes
+        refuse(outside(entries, notes, pixels))
+        sizes = [tuple(size) for size in notes["size"].tolist()]
         return stored if stored.nbytes > room else stored[:], sizes
 
-    def prepared(entry: Entry) -> tuple[np.ndarray, tuple[int, int]]:
-        image = read_image(entry.path, channels)
-        return resized(image, rules.size), image.shape[:2]
+    def prepared(entry: Entry) -> tuple[np.ndarray, Note]:
+        image = read_image(entry.path, pixels)
+        return resized(image, rules.size), Note(image.shape[:2], image.min(), image.max())
 
-    sizes, first, differs = [], None, False  # first: number and shape of the first image that could be read
+    complaints, sizes = [], []
+    first, differs = None, False  # first: number and shape of the first image that could be read
     with contextlib.ExitStack() as stack:
         for k, result in enumerate(in_threads(prepared, entries, progress)):
             if isinstance(result, InputError):
                 complaints.append(entries[k].complaint(result))
                 continue
-            image, size = result
+            image, note = result
             if first is None:
                 first, images = (k, image.shape), None
                 if len(entries) * image.nbytes <= room:
@@ -152,16 +162,26 @@ def read_images(
                     put = stack.enter_context(storing(path, len(entries), image))
             if image.shape != first[1]:
                 if not differs:
-                    told = other_size(entries[first[0]].path, first[1][:2], entries[k].path, size)
+                    told = other_size(paths[first[0]], first[1][:2], paths[k], note.size)
                     complaints.append(told)
                 differs = True
             elif images is not None:
                 images[k] = image
             elif not complaints:
-                put(image, size)
-            sizes.append(size)
+                put(image, note)
+            sizes.append(note.size)
         refuse(complaints)
     return Stored(path) if images is None else images, sizes
+
+
+def outside(entries: Sequence[Entry], notes: np.ndarray, pixels: Pixels) -> list[str]:
+    """Return complaints about images that were kept, whose numbers are outside the range."""
+    if pixels.clip or pixels.per_image:
+        return []
+    low, high = pixels.range
+    wrong = [entries[k] for k in np.flatnonzero((notes["low"] < low) | (notes["high"] > high))]
+    found = zip(wrong, in_threads(lambda entry: read_image(entry.path, pixels), wrong), strict=True)
+    return [entry.complaint(error) for entry, error in found if isinstance(error, InputError)]
 
 
 def read_masks(
@@ -248,11 +268,17 @@ def in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def channels_of(listing: Listing) -> int:
-    """Return 1 where all training images are grey, otherwise 3; unreadable ones have no say."""
+def pixels_of_files(listing: Listing) -> Pixels:
+    """Return what the files of a list become, see `pixels_of`; unreadable ones have no say."""
+    rules = listing.rules
+    return pixels_of(rules, () if rules.dtype and rules.channels else heads_of(listing))
+
+
+def heads_of(listing: Listing) -> list[tuple[Path, Head]]:
+    """Return the training files that can be read, and what they say of themselves."""
     paths = [entry.path for entry in listing.entries if entry.split == "train"]
-    heads = in_threads(head, paths)
-    return 3 if any(not isinstance(found, InputError) and found.channels == 3 for found in heads) else 1
+    found = zip(paths, in_threads(partial(head, window=listing.rules.window), paths), strict=True)
+    return [(path, result) for path, result in found if isinstance(result, Head)]
 
 
 def other_size(first: Path | str, size: Sequence[int], other: Path | str, its_size: Sequence[int]) -> str:
@@ -316,6 +342,56 @@ def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     if 0 < (brightest := mask.max()) <= 127:
         raise InputError(f"{path}: expected black (0) and white (255). Received: pixels up to {brightest}")
     return check_mask(path, mask > 127, size)
+
+
+def masked_by_channel(listing: Listing) -> list[Entry]:
+    """Return the images of a list; with `data.mask_channel`, that of each is the mask of its class.
+
+    Of two classes those of class 1 have a mask, and none has whose labels are not just one.
+
+    Raises:
+        InputError: there are masks from elsewhere.
+    """
+    rules = listing.rules
+    if rules.mask_channel is None:
+        return listing.entries
+    if any(entry.masks for entry in listing.entries):
+        raise InputError(
+            "data.mask_channel: expected null, as images have masks in other files. "
+            f"Received: {rules.mask_channel!r}"
+        )
+
+    def masks(entry: Entry) -> dict[int, Reader]:
+        if len(entry.classes) != 1 or (listing.classes.binary and entry.classes == (0,)):
+            return {}
+        return {entry.classes[0]: partial(read_mask_channel, entry.path, rules)}
+
+    return [entry._replace(masks=masks(entry)) for entry in listing.entries]
+
+
+def mask_name(listing: Listing) -> str:
+    """Return what the masks show, in one word."""
+    channel = listing.rules.mask_channel
+    if channel is None:
+        return listing.mask
+    return re.sub(r"\W+", "_", f"channel {channel}" if isinstance(channel, int) else channel)
+
+
+def read_mask_channel(path: Path, rules: FilesData, size: tuple[int, int]) -> np.ndarray:
+    """Read a channel of an image file as a mask, True where it is above `data.mask_threshold`.
+
+    Raises:
+        InputError: it cannot be read, or has no such channel.
+    """
+    pixels = Pixels(
+        dtype="float32",
+        channels=1,
+        select=(rules.mask_channel,),
+        clip=True,
+        window=rules.window,
+        frame=rules.frame,
+    )
+    return check_mask(path, read_image(path, pixels)[..., 0] > rules.mask_threshold, size)
 
 
 def check_mask(path: Path, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..contract import Classes
+from ..contract import Classes, Pixels
+from ..images.pixels import displayed
 from .alike import small_vector
 
 
@@ -18,7 +19,8 @@ class Seen(NamedTuple):
         classes: the numbers of its classes.
         size: (height, width) before resizing.
         pixels: digest of the shape and the pixels.
-        deviation: standard deviation of the grey levels.
+        ends: the least and the greatest number.
+        deviation: standard deviation of the grey levels, as a picture shows them.
         vector: to find images that are alike, see `small_vector`.
         thumbnail: (h, w, 3), uint8, or None where the contact sheet does not show the image.
         masked: by class the share of the pixels in its mask, where there is one that fits.
@@ -30,6 +32,7 @@ class Seen(NamedTuple):
     classes: tuple[int, ...]
     size: tuple[int, int]
     pixels: bytes
+    ends: tuple[int | float, int | float]
     deviation: float
     vector: np.ndarray | None
     thumbnail: np.ndarray | None
@@ -43,11 +46,16 @@ class Seen(NamedTuple):
 
 
 def seen_of(
-    name: str, split: str, classes: tuple[int, ...], image: np.ndarray, masks: dict[int, np.ndarray]
+    name: str,
+    split: str,
+    classes: tuple[int, ...],
+    image: np.ndarray,
+    masks: dict[int, np.ndarray],
+    kind: Pixels,
 ) -> Seen:
-    """Return what is kept of an image (H, W, C) and its masks (H, W)."""
+    """Return what is kept of an image (H, W, C) of some kind of pixels, and its masks (H, W)."""
     pixels = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
-    grey = image.mean(axis=2)
+    grey = displayed(image, kind).mean(axis=2)
     shares = {k: float(mask.mean()) for k, mask in masks.items()}
     return Seen(
         name,
@@ -55,6 +63,7 @@ def seen_of(
         classes,
         image.shape[:2],
         pixels,
+        (image.min().item(), image.max().item()),
         float(grey.std()),
         small_vector(grey),
         None,

@@ -23,7 +23,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -35,6 +35,20 @@ from ..progress import Progress, silent
 
 RULES = 1  # of reading and resizing; another number makes every file that is there a stale one
 CHUNK = 2**25  # bytes of images that are held at once where all are walked over
+
+
+class Note(NamedTuple):
+    """What is kept of an image file beside its image in the size of the data set.
+
+    Attributes:
+        size: (height, width).
+        low: the least number in it.
+        high: the greatest.
+    """
+
+    size: tuple[int, int]
+    low: int | float
+    high: int | float
 
 
 class Stored:
@@ -159,10 +173,8 @@ def some_of(images: Images, rows: slice | Sequence[int]) -> Images:
 
 
 @contextlib.contextmanager
-def storing(
-    target: Path, count: int, first: np.ndarray
-) -> Iterator[Callable[[np.ndarray, Sequence[int]], None]]:
-    """Give what takes the images of a `Stored` one by one, each with the size of its file.
+def storing(target: Path, count: int, first: np.ndarray) -> Iterator[Callable[[np.ndarray, Note], None]]:
+    """Give what takes the images of a `Stored` one by one.
 
     The file is there when all went well; nothing is left of it otherwise. Those of the same data set that
     have become stale are removed then.
@@ -175,8 +187,9 @@ def storing(
     Raises:
         OSError: it cannot be written, or does not fit on the disk.
     """
-    note = np.dtype([("size", "<u4", (2,)), ("low", first.dtype), ("high", first.dtype), ("crc32", "<u4")])
-    record = np.dtype([("image", first.dtype, first.shape), ("note", note)])
+    dtype = first.dtype
+    about = np.dtype([("size", "<u4", (2,)), ("low", dtype), ("high", dtype), ("crc32", "<u4")])
+    record = np.dtype([("image", dtype, first.shape), ("note", about)])
     try:
         with staging(target) as folder:
             if (free := shutil.disk_usage(folder).free) < count * record.itemsize:
@@ -193,11 +206,10 @@ def storing(
                     },
                 )
 
-                def put(image: np.ndarray, size: Sequence[int]) -> None:
+                def put(image: np.ndarray, note: Note) -> None:
                     image = np.ascontiguousarray(image)
-                    about = np.array((tuple(size), image.min(), image.max(), zlib.crc32(image)), note)
                     file.write(image.data)
-                    file.write(about.tobytes())
+                    file.write(np.array((*note, zlib.crc32(image)), about).tobytes())
 
                 yield put
             place(part, target)

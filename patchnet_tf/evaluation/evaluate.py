@@ -16,14 +16,18 @@ from ..config import Config
 from ..contract import Classes
 from ..data import Dataset, load_dataset
 from ..data.dataset import Masked
+from ..data.store import Images
 from ..images import pictures
+from ..images.pixels import displayed
 from ..progress import Progress, silent
+from ..training.features import room
 from ..training.history import read_history
 from ..training.kinds import Draw, kind_of
 from ..training.run import HEATMAPS, HISTORY, METRICS, open_run
 from . import metrics, results
 
 STRIP = 6  # rows of the picture of maps
+MEMORY = 1024  # MiB for the maps of images with masks; more go into a file
 VALIDATION = "validation"  # the picture of validation images, where there are no masks
 
 
@@ -59,7 +63,8 @@ def evaluate(folder: str | Path, *, progress: Progress = silent) -> results.Run:
     draw = kind_of(config).drawing(model)
     maps, localized = None, {}
     if masked := data.masked:
-        maps = draw_maps(draw, masked.images, progress, None if data.classes.binary else masked.labels)
+        maps = room(masked.images.shape[:3], folder, MEMORY)
+        draw_maps(draw, masked.images, progress, None if data.classes.binary else masked.labels, maps)
         localized = {"masks": masked.name} | located(maps, masked, data.classes)
     (folder / HEATMAPS).mkdir(exist_ok=True)
     picture = draw_picture(model, data, config, figures.get("thresholds"), draw, maps, progress)
@@ -123,7 +128,7 @@ def counts_of(data: Dataset) -> dict[str, dict[str, int]]:
 
 
 def probabilities_of(
-    model: keras.Model, images: np.ndarray, batch_size: int, task: str, progress: Progress
+    model: keras.Model, images: Images, batch_size: int, task: str, progress: Progress
 ) -> np.ndarray:
     """Return what a model makes of images (N, H, W, C), (N, 1) or (N, K); tells after each batch."""
     batches = []
@@ -144,24 +149,32 @@ def located(maps: np.ndarray, masked: Masked, classes: Classes) -> dict[str, Any
 
 
 def draw_maps(
-    draw: Draw, images: np.ndarray, progress: Progress, classes: np.ndarray | None = None
+    draw: Draw,
+    images: Images,
+    progress: Progress,
+    classes: np.ndarray | None = None,
+    maps: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw the maps (N, H, W), float32 in [0, 1], of images (N, H, W, C); tells after each strip.
 
     `classes` says of which class, where there are several. Equal images beside each other, which have masks
-    of several labels, are drawn once.
+    of several labels, are drawn once. They are put into `maps`, where that is given.
     """
-    maps = np.empty(images.shape[:3], "float32")
-    starts = [k for k in range(len(images)) if not k or not np.array_equal(images[k], images[k - 1])]
-    for k, end in zip(starts, [*starts[1:], len(images)], strict=True):
+    maps = np.empty(images.shape[:3], "float32") if maps is None else maps
+    k = 0
+    while k < len(images):
+        image, end = images[k], k + 1
+        while end < len(images) and np.array_equal(images[end], image):
+            end += 1
 
         def show(share: float, k: int = k, end: int = end) -> None:
             progress("heatmaps", k + share * (end - k), len(images))
 
         if classes is None:
-            maps[k:end] = draw(images[k], show)
+            maps[k:end] = draw(image, show)
         else:
-            maps[k:end] = np.moveaxis(draw(images[k], show, classes[k:end].tolist()), -1, 0)
+            maps[k:end] = np.moveaxis(draw(image, show, classes[k:end].tolist()), -1, 0)
+        k = end
     return maps
 
 
@@ -177,17 +190,18 @@ def draw_picture(
     """Draw a strip of images with masks, of which `maps` are there, or else of some validation images."""
     classes, normalized = data.classes, kind_of(config).min_max_normalized
     if masked := data.masked:
-        shown = first_of_each(None if classes.binary else masked.labels, len(masked.images))
-        images, masks, maps = masked.images[shown], masked.masks[shown], maps[shown]
-        labels = None if masked.labels is None else masked.labels[shown]
+        few = first_of_each(None if classes.binary else masked.labels, len(masked.images))
+        images, masks, maps = masked.images[few], masked.masks[few], maps[few]
+        labels = None if masked.labels is None else masked.labels[few]
     else:
         few = data.val.some_of_each(2 if len(classes.names) <= STRIP // 2 else 1)
         images, labels, masks = few.images[: 2 * STRIP], few.labels[: 2 * STRIP], None
     probabilities = model.predict(images, verbose=0)
+    shown = np.stack([displayed(image, data.pixels) for image in images])
     if not classes.binary and not normalized:
         every = [draw(image, lambda share: progress("heatmaps", share, 1)) for image in images]  # (H, W, K)
         return pictures.class_strip(
-            images, every, probabilities, labels, masks, classes.names, thresholds=thresholds
+            shown, every, probabilities, labels, masks, classes.names, thresholds=thresholds
         )
     names, of_class = classes.names, None
     if not classes.binary:  # maps that do not compare between classes: each image has that of its own
@@ -195,7 +209,7 @@ def draw_picture(
         probabilities, labels = probabilities[np.arange(len(images)), of_class], None
         names = ("other classes", "its class") if classes.exclusive else ("not its label", "its label")
     maps = draw_maps(draw, images, progress, of_class) if maps is None else maps
-    return pictures.strip(images, maps, probabilities, labels, masks, names, normalized=normalized)
+    return pictures.strip(shown, maps, probabilities, labels, masks, names, normalized=normalized)
 
 
 def first_of_each(labels: np.ndarray | None, count: int) -> np.ndarray:

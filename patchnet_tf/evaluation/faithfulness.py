@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from scipy.integrate import trapezoid
 
+from ..contract import Pixels
 from ..images.pictures import check_heatmap
 from ..model.checks import check_positive
 
@@ -44,6 +45,7 @@ def deletion(
     baseline: str = "black",
     batch_size: int = 16,
     seed: int = 0,
+    pixels: Pixels | None = None,
 ) -> Curves:
     """Take pixels away, the map's highest first.
 
@@ -62,6 +64,8 @@ def deletion(
         baseline: what takes their place: "black", or "mean", the mean colour of the image.
         batch_size: images at a time.
         seed: of the order of equal pixels.
+        pixels: what the numbers in the images are, which says what is black: the lower end of the range, or
+            the least number of an image that is its own range. None means 0.
 
     Returns:
         The curves, one for each image.
@@ -74,7 +78,7 @@ def deletion(
         >>> metrics.summarize(deletion(model, images, maps).areas).mean
         0.21
     """
-    images, order, empty = prepared(images, maps, baseline, seed)
+    images, order, empty = prepared(images, maps, baseline, seed, pixels)
     return curves(model, images, empty, order, class_index, steps, batch_size)
 
 
@@ -88,17 +92,18 @@ def insertion(
     baseline: str = "black",
     batch_size: int = 16,
     seed: int = 0,
+    pixels: Pixels | None = None,
 ) -> Curves:
     """Put pixels onto an empty image, the map's highest first; arguments and results as for `deletion`.
 
     The empty image is `baseline` everywhere; RISE starts from a blurred image instead.
     """
-    images, order, empty = prepared(images, maps, baseline, seed)
+    images, order, empty = prepared(images, maps, baseline, seed, pixels)
     return curves(model, empty, images, order, class_index, steps, batch_size)
 
 
 def prepared(
-    images: Any, maps: Any, baseline: str, seed: int
+    images: Any, maps: Any, baseline: str, seed: int, pixels: Pixels | None = None
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """Return the images as float32, the pixels of each by importance, (H * W,), and the empty images."""
     images = np.asarray(images, "float32")
@@ -117,7 +122,12 @@ def prepared(
     rng = np.random.default_rng(seed)
     # The last key sorts first; equal values are sorted by a random number.
     order = [np.lexsort((rng.random(heatmap.size), -heatmap.ravel())) for heatmap in maps]
-    colour = images.mean((1, 2), keepdims=True) if baseline == "mean" else np.float32(0)
+    if baseline == "mean":
+        colour = images.mean((1, 2), keepdims=True)
+    elif pixels and pixels.per_image:
+        colour = images.min((1, 2, 3), keepdims=True)
+    else:
+        colour = np.float32(pixels.range[0] if pixels else 0)
     return images, order, np.broadcast_to(colour, images.shape)
 
 

@@ -234,8 +234,9 @@ def per_image(heatmaps: Sequence[Any], masks: Sequence[Any]) -> dict[str, np.nda
         raise ValueError(
             f"Each heatmap needs a mask. Received: {len(heatmaps)} heatmaps and {len(masks)} masks"
         )
-    pairs = list(zip(heatmaps, masks, strict=True))
-    return {name: np.array([measure(*pair) for pair in pairs]) for name, measure in MEASURES.items()}
+    rows = [[measure(*pair) for measure in MEASURES.values()] for pair in zip(heatmaps, masks, strict=True)]
+    columns = np.array(rows, "float64").reshape(-1, len(MEASURES)).T
+    return dict(zip(MEASURES, columns, strict=True))
 
 
 def localization(heatmaps: Sequence[Any], masks: Sequence[Any]) -> dict[str, Mean]:

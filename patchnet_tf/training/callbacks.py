@@ -9,7 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..contract import Pixels
 from ..images import pictures
+from ..images.pixels import displayed
 from ..model.checks import check_positive
 from ..model.heatmaps import heatmap_model
 
@@ -172,6 +174,7 @@ class HeatmapSnapshots(keras.callbacks.Callback):
         class_names: names of the classes, class 0 first; empty means their numbers.
         log_dir: where the TensorBoard images go; None means `directory/tensorboard`.
         patchnet: the PatchNet to draw with, where `fit` trains only a part of it; None means what is trained.
+        pixels: what the numbers in `images` are; None means 0..255 in grey or RGB.
 
     Raises:
         ValueError: an image or another argument is not as above; in `fit`, the model is not a PatchNet.
@@ -190,13 +193,15 @@ class HeatmapSnapshots(keras.callbacks.Callback):
         class_names: Sequence[str] = (),
         log_dir: str | Path | None = None,
         patchnet: keras.Model | None = None,
+        pixels: Pixels | None = None,
     ) -> None:
         super().__init__()
         if len(images) == 0:
             raise ValueError("`HeatmapSnapshots` needs at least one image. Received: images=[]")
-        for image in images:
-            pictures.check_image(image)
         self.images = [np.asarray(image) for image in images]
+        self.shown = [displayed(image, pixels) if pixels else image for image in self.images]
+        for image in self.shown:
+            pictures.check_image(image)
         self.directory = Path(directory)
         self.every = check_positive("every", every)
         self.labels = labels
@@ -239,7 +244,7 @@ class HeatmapSnapshots(keras.callbacks.Callback):
     def _draw(self, epochs: int) -> None:
         maps = [self._maps.predict(image[None], verbose=0)[0] for image in self.images]
         probabilities = [self._patchnet.predict(image[None], verbose=0)[0] for image in self.images]
-        strip = draw_strip(self._patchnet, self.images, maps, probabilities, self.labels, self.class_names)
+        strip = draw_strip(self._patchnet, self.shown, maps, probabilities, self.labels, self.class_names)
         pictures.save_png(strip, self.directory / f"epoch_{epochs:04d}.png")
         if self._writer:
             import tensorflow as tf

@@ -15,11 +15,12 @@ Each file is written beside its place and then renamed, so it is never half ther
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from ..config import Config, load_config
-from ..contract import Classes, make_classes
+from ..contract import Classes, Pixels, make_classes
 from ..data import Dataset
 from ..errors import InputError, one_line
 from ..files import holding
@@ -35,8 +36,16 @@ TENSORBOARD = "tensorboard"
 
 
 def with_classes(config: Config, data: Dataset) -> Config:
-    """Return the configuration with the class names of the data, as it stands in the run folder."""
-    return config.model_copy(update={"data": config.data.model_copy(update={"classes": data.class_names})})
+    """Return the configuration as it stands in the run folder, with what was found in the data.
+
+    These are the class names and, of other pixels than those from 0 to 255, their dtype and range.
+    """
+    found: dict[str, Any] = {"classes": data.class_names}
+    pixels = data.pixels
+    if pixels != Pixels(channels=pixels.channels, select=pixels.select, frame=pixels.frame):
+        found |= {"dtype": pixels.dtype, "clip": pixels.clip}
+        found |= {} if pixels.per_image else {"range": pixels.range}
+    return config.model_copy(update={"data": config.data.model_copy(update=found)})
 
 
 def classes_of(config: Config) -> Classes:

@@ -213,5 +213,6 @@ def snapshots(config: Config, data: Dataset, folder: Path, model: keras.Model) -
             class_names=data.class_names,
             log_dir=folder / TENSORBOARD,
             patchnet=model,
+            pixels=data.pixels,
         )
     ]

@@ -8,15 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...config import Config
+from ...contract import Pixels
 from ...data import Dataset
-from ...files import write_array
+from ...data.store import Images
+from ...files import replacing, write_array
+from ...images.pixels import displayed
 
 
 class Chosen(NamedTuple):
     """The images that maps are drawn of.
 
     Attributes:
-        images: (N, H, W, C), uint8.
+        images: (N, H, W, C), as the networks take them, in memory or in a file.
+        pixels: what the numbers in them are.
         masks: (N, H, W), bool, or None.
         labels: N labels, None where an image shows both classes; a list where it may have several labels.
         names: N texts.
@@ -24,7 +28,8 @@ class Chosen(NamedTuple):
             mask, or else its own. None of two.
     """
 
-    images: np.ndarray
+    images: Images
+    pixels: Pixels
     masks: np.ndarray | None
     labels: list[int | list[int] | None]
     names: list[str]
@@ -37,7 +42,7 @@ def choose(config: Config, data: Dataset) -> Chosen:
         labels = [None] * len(masked.images) if masked.labels is None else masked.labels.tolist()
         names = masked.names or [f"{masked.name} {k}" for k in range(1, len(masked.images) + 1)]
         classes = None if data.classes.binary else masked.labels
-        return Chosen(masked.images, masked.masks, labels, list(names), classes)
+        return Chosen(masked.images, data.pixels, masked.masks, labels, list(names), classes)
     count, indices, classes = len(data.classes.names), [], []
     truth = data.val.labels if data.val.labels.ndim == 2 else np.eye(count, dtype=bool)[data.val.labels]
     wanted = np.diff([config.comparison.images * k // count for k in range(count + 1)])
@@ -53,6 +58,7 @@ def choose(config: Config, data: Dataset) -> Chosen:
     names = data.val_names or [f"{name} {k}" for k, name in enumerate(kinds, 1)]
     return Chosen(
         data.val.images[indices],
+        data.pixels,
         None,
         labels,
         [names[k] for k in indices],
@@ -66,12 +72,20 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def keep(maps: Path, chosen: Chosen) -> None:
-    """Write images, masks and classes; maps of other images or classes that are there are taken away."""
+    """Write images as a picture shows them, masks and classes; maps of others that are there are taken away."""
     path = maps / "images.npy"
-    same = np.array_equal(read_arrays(path), chosen.images)
+    same = same_images(path, chosen)
     if not same or not np.array_equal(read_arrays(maps / "classes.npy"), chosen.classes):
         forget(maps, "*")
-    write_array(path, chosen.images)
+    if not same:
+        with replacing(path) as part:
+            for k in range(len(chosen.images)):
+                image = displayed(chosen.images[k], chosen.pixels)
+                if not k:
+                    shape = (len(chosen.images), *image.shape)
+                    written = np.lib.format.open_memmap(part, "w+", "uint8", shape)
+                written[k] = image
+            written.flush()
     for name in ("masks", "classes"):
         if getattr(chosen, name) is None:
             (maps / f"{name}.npy").unlink(missing_ok=True)
@@ -79,10 +93,28 @@ def keep(maps: Path, chosen: Chosen) -> None:
             write_array(maps / f"{name}.npy", getattr(chosen, name))
 
 
+def same_images(path: Path, chosen: Chosen) -> bool:
+    """Return whether a file has the images, as a picture shows them; one is looked at after another."""
+    there = opened_array(path)
+    if there is None:
+        return False
+    return len(there) == len(chosen.images) and all(
+        np.array_equal(there[k], displayed(chosen.images[k], chosen.pixels)) for k in range(len(there))
+    )
+
+
 def forget(maps: Path, method: str) -> None:
     """Take away what was drawn and measured with a method; "*" is any."""
     for path in [*maps.glob(f"{method}.npy"), *maps.glob(f"{method}_curves.npz")]:
         path.unlink()
+
+
+def opened_array(path: Path) -> np.ndarray | None:
+    """Return the array of an .npy file, of which what is used is read; None where it cannot be."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError):
+        return None
 
 
 def read_arrays(path: Path) -> Any:

@@ -10,16 +10,16 @@ from scipy.integrate import trapezoid
 from ...config import Config
 from ...data import Dataset
 from ...evaluation import metrics, results
-from ...evaluation.evaluate import classified, draw_maps, located
+from ...evaluation.evaluate import classified, draw_maps, located, probabilities_of
 from ...evaluation.faithfulness import deletion, insertion
-from ...files import replacing, write_array
-from ...progress import Progress
+from ...files import replacing
+from ...progress import Progress, silent
 from ...training.history import seconds_per_epoch
 from ...training.kinds import kind_of
 from ...training.run import open_run
 from ...training.train import Training
 from .candidates import Candidate
-from .images import Chosen, read_arrays, spread
+from .images import Chosen, opened_array, read_arrays, spread
 
 STEPS = 25  # of the deletion and insertion curves
 
@@ -65,16 +65,19 @@ def measure(
         return show
 
     figures = classified(model, data, config, lambda split: step(split == "test"))
-    q = model.predict(chosen.images, batch_size=config.training.batch_size, verbose=0)  # (N, 1) or (N, K)
+    # (N, 1) or (N, K)
+    q = probabilities_of(model, chosen.images, config.training.batch_size, "images", silent)
     probability = (q[:, 0] if data.classes.binary else q).tolist()
 
     drawn = []
     for k, (of_method, drawing) in enumerate(methods, 1):
         path = folder / "maps" / f"{of_method.method}.npy"
-        maps = read_arrays(path)
+        maps = opened_array(path)
         if maps is None:
-            maps = draw_maps(drawing(model), chosen.images, step(2 * k), chosen.classes)
-            write_array(path, maps)
+            with replacing(path) as part:
+                maps = np.lib.format.open_memmap(part, "w+", "float32", chosen.images.shape[:3])
+                draw_maps(drawing(model), chosen.images, step(2 * k), chosen.classes, maps)
+                maps.flush()
         per_image = {} if chosen.masks is None else metrics.per_image(maps, chosen.masks)
         by_class = None
         if per_image and chosen.classes is not None:
@@ -147,7 +150,9 @@ def draw_curves(
         for name, curve in (("deletion", deletion), ("insertion", insertion)):
             of_class = None if chosen.classes is None else int(chosen.classes[k])
             image, heatmap = chosen.images[k : k + 1], maps[k : k + 1]
-            curves[name].append(curve(model, image, heatmap, class_index=of_class, steps=STEPS))
+            curves[name].append(
+                curve(model, image, heatmap, class_index=of_class, steps=STEPS, pixels=chosen.pixels)
+            )
     progress("deletion and insertion", len(indices), len(indices))
     probabilities = {name: np.concatenate([c.probabilities for c in each]) for name, each in curves.items()}
     return {"share": curves["deletion"][0].shares} | probabilities

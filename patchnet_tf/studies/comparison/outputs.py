@@ -10,8 +10,9 @@ from ...evaluation import metrics, results
 from ...evaluation.results import Mean, count_images, to_json
 from ...files import write_rows
 from ...images.pictures import save_png, side_by_side
+from ...images.pixels import displayed
 from ...reporting import plots
-from .images import Chosen, read_arrays, spread
+from .images import Chosen, opened_array, spread
 
 SHOWN = 4  # images in heatmaps.png
 UNDEFINED = Mean(math.nan, math.nan, math.nan, 0, 0)
@@ -102,8 +103,8 @@ def heatmaps(
 
     names = {f"p = {model.patch_size}": (model, method) for model, method in patchnets}
     return side_by_side(
-        chosen.images[shown],
-        {name: read_arrays(maps / f"{method.slug}.npy")[shown] for name, (_, method) in names.items()},
+        np.stack([displayed(image, chosen.pixels) for image in chosen.images[shown]]),
+        {name: opened_array(maps / f"{method.slug}.npy")[shown] for name, (_, method) in names.items()},
         {name: [probability(k, model.slug) for k in shown] for name, (model, _) in names.items()},
         None if None in labels else labels,
         None if chosen.masks is None else chosen.masks[shown],
