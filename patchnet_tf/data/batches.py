@@ -4,6 +4,7 @@ import cv2
 import keras
 import numpy as np
 
+from ..contract import Pixels
 from ..errors import InputError
 from .dataset import Examples
 from .store import checked
@@ -30,6 +31,7 @@ class Batches(keras.utils.PyDataset):
         balanced: each epoch has every image of the smallest class, and as many of the others, a new random
             choice each time.
         outputs: of the model, as many as `Classes.outputs` says.
+        pixels: what the numbers in the images are; None means 0..255, grey or RGB.
 
     Attributes:
         epoch: number of the epoch, from 0.
@@ -54,9 +56,10 @@ class Batches(keras.utils.PyDataset):
         zoom: float = 1.0,
         balanced: bool = False,
         outputs: int = 1,
+        pixels: Pixels | None = None,
     ) -> None:
         super().__init__()
-        self.images = checked(examples.images)
+        self.images = checked(examples.images, pixels=pixels)
         self.labels = np.asarray(examples.labels)
         self.targets = examples.targets(outputs)
         self.classes = max(2, outputs)

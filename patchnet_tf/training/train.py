@@ -107,8 +107,9 @@ def train_on(
             zoom=settings.zoom or 1,
             balanced=settings.balanced,
             outputs=data.classes.outputs,
+            pixels=data.pixels,
         )
-        held_back = kind(data.val, settings.batch_size, outputs=data.classes.outputs)
+        held_back = kind(data.val, settings.batch_size, outputs=data.classes.outputs, pixels=data.pixels)
         training, validation = group.shard(batches), group.shard(held_back)
 
         if group.is_main:

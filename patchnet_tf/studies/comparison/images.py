@@ -72,7 +72,7 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def keep(maps: Path, chosen: Chosen) -> None:
-    """Write images as a picture shows them, masks and classes; maps of others that are there are taken away."""
+    """Write images as pictures show them, masks and classes; maps of others that are there are taken away."""
     path = maps / "images.npy"
     same = same_images(path, chosen)
     if not same or not np.array_equal(read_arrays(maps / "classes.npy"), chosen.classes):
