@@ -21,6 +21,7 @@ from .predictor import Prediction, one
 
 ADDRESS = "SCHEME://HOST:PORT/v1/models/NAME or .../NAME/versions/NUMBER, with http, https, grpc or grpcs"
 PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/([0-9]+))?(?::predict)?/?")
+DTYPES = ("uint8", "uint16", "float32")
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 UNNAMED = "TF Serving does not say what the classes are; the contract in the exported file does"
 Answer = TypeVar("Answer")
@@ -139,8 +140,8 @@ class Client:
         """Return probability and heatmap.
 
         Args:
-            image: uint8 pixels, (H, W, C), or (B, H, W, C) for a batch, as for `Predictor`; or the bytes of
-                an image file, which the server decodes.
+            image: pixels of uint8, uint16 or float32, as the model takes them, (H, W, C), or (B, H, W, C) for
+                a batch, as for `Predictor`; or the bytes of an image file, which the server decodes.
             classes: whose maps to send, by number or name, in that order; all by default. Others stay at
                 the server. `patchnet serve` knows this, TF Serving does not.
 
@@ -185,13 +186,15 @@ class Client:
     ) -> dict[str, np.ndarray]:
         if isinstance(image, bytes):
             name, value = IMAGE_BYTES, [image]
-        elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (3, 4):
+        elif isinstance(image, np.ndarray) and image.dtype in DTYPES and image.ndim in (3, 4):
             name, value = IMAGE, image if image.ndim == 4 else image[None]
+            if image.dtype == "float32" and not np.isfinite(image).all():  # for which JSON has no word
+                raise InputError("image: expected finite pixels. Received: NaN or infinity")
         else:
             raise InputError(
-                "An image is a numpy array of uint8, (height, width, channels) or (batch, height, width, "
-                f"channels), or bytes. Received: {getattr(image, 'dtype', type(image).__name__)}, "
-                f"shape={getattr(image, 'shape', None)}"
+                "An image is a numpy array of uint8, uint16 or float32, (height, width, channels) or (batch, "
+                "height, width, channels), or bytes. Received: "
+                f"{getattr(image, 'dtype', type(image).__name__)}, shape={getattr(image, 'shape', None)}"
             )
         return self._repeat(lambda timeout: self._transport.predict(signature, name, value, classes, timeout))
 
@@ -378,7 +381,12 @@ class Grpc:
         request.model_spec.signature_name = signature
         tensor = request.inputs[name]
         if isinstance(value, np.ndarray):
-            tensor.dtype, tensor.tensor_content = types_pb2.DT_UINT8, value.tobytes()
+            dtypes = {
+                "uint8": types_pb2.DT_UINT8,
+                "uint16": types_pb2.DT_UINT16,
+                "float32": types_pb2.DT_FLOAT,
+            }
+            tensor.dtype, tensor.tensor_content = dtypes[value.dtype.name], value.tobytes()
             sizes = value.shape
         else:
             tensor.dtype, sizes = types_pb2.DT_STRING, (len(value),)

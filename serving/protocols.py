@@ -17,10 +17,11 @@ from ..contract import HEATMAP, IMAGE, IMAGE_BYTES, OUTPUTS, SERVING_DEFAULT, SI
 from ..errors import InputError, TooLargeError, UnfitError
 from ..images.reading import decode
 from .predictor import Prediction, Predictor
-from .requests import file_from_base64, pixels_from_lists, type_name
+from .requests import file_from_base64, pixels_from_lists, stored, type_name
 
 HEADER_LENGTH = "inference-header-content-length"  # of the JSON in a V2 request or answer with binary data
 CLASSES = "classes"  # a parameter of requests: whose maps are wanted
+DATATYPES = {"uint8": "UINT8", "uint16": "UINT16", "float32": "FP32"}  # of the V2 protocol, by numpy's
 INPUTS = (IMAGE, IMAGE_BYTES)
 INPUT_NAMES = f'"{IMAGE}" or "{IMAGE_BYTES}"'
 OUTPUT_NAMES = " or ".join(f'"{output}"' for output in OUTPUTS)
@@ -48,10 +49,9 @@ class Limits:
         """The bytes of a request that is small beside the largest one."""
         return self.max_bytes // 256
 
-    @property
-    def max_values(self) -> int:
-        """The values in a request's JSON: as many as the largest image has, whose pixels are lists."""
-        return 5 * self.max_pixels + 2**16
+    def max_values(self, channels: int) -> int:
+        """Return the values in a request's JSON: as many as the largest image has, whose pixels are lists."""
+        return (max(channels, 3) + 2) * self.max_pixels + 2**16
 
 
 @dataclass
@@ -59,7 +59,7 @@ class InferRequest:
     """A request that has been read.
 
     Attributes:
-        images: (H, W, C), uint8, whose sizes may differ.
+        images: (H, W, C), of the dtype of the model's pixels, whose sizes may differ.
         outputs: which of `contract.OUTPUTS` are wanted.
         columns: whether the answer is one array for each output, or for TF Serving's protocol a row for each
             image.
@@ -122,7 +122,7 @@ def read_item(item: Any, what: str, predict: Predictor, limits: Limits) -> np.nd
             raise InputError(f'{what}: expected rows of pixels, or an object with "b64" alone')
         file = file_from_base64(item["b64"], what, limits.max_bytes)
         return read_file(file, what, predict, limits)
-    return check_size(pixels_from_lists(item, what), what, limits)
+    return check_size(pixels_from_lists(item, what, predict.contract.pixels.dtype), what, limits)
 
 
 def write_v1(request: InferRequest, predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -185,7 +185,9 @@ def read_v2(
     limits: Limits,
     parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> InferRequest:
-    """Read the inputs of a V2 request: one, "image" UINT8 (B, H, W, C) or "image_bytes" BYTES (B,).
+    """Read the inputs of a V2 request: one, "image" (B, H, W, C) or "image_bytes" BYTES (B,).
+
+    The datatype of "image" is UINT8, UINT16 or FP32, as the model's pixels are.
 
     Of its parameters, "classes" chooses whose maps are returned.
 
@@ -200,12 +202,12 @@ def read_v2(
     shape, what = tensor.shape, tensor.name
     if type(shape) is not list or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
         raise InputError(f"{what}: expected shape, a list of whole numbers")
-    rank, datatype = (4, "UINT8") if what == IMAGE else (1, "BYTES")
+    dtype = np.dtype(predict.contract.pixels.dtype)
+    rank, datatype, axes = 1, "BYTES", "(count)"
+    if what == IMAGE:
+        rank, datatype, axes = 4, DATATYPES[dtype.name], "(count, height, width, channels)"
     if tensor.datatype != datatype or len(shape) != rank:
-        expected = (
-            "UINT8 of shape (count, height, width, channels)" if rank == 4 else "BYTES of shape (count)"
-        )
-        raise InputError(f"{what}: expected {expected}")
+        raise InputError(f"{what}: expected {datatype} of shape {axes}")
     check_count(shape[0], limits, what)
     if what == IMAGE_BYTES:
         files = byte_texts(tensor.data, shape[0], what, limits)
@@ -219,12 +221,13 @@ def read_v2(
             too_many_pixels(what, shape[1:3], limits)
         if math.prod(shape[:3]) > limits.max_total_pixels:
             raise too_many_in_all(limits)
-        numbers = byte_numbers(tensor.data, shape, what)
-        if len(numbers) != math.prod(shape):
+        numbers = byte_numbers(tensor.data, shape, what, dtype.name)
+        if len(numbers) != math.prod(shape) * dtype.itemsize:
             raise InputError(
-                f"{what}: expected {math.prod(shape)} numbers, as shape says. Received: {len(numbers)}"
+                f"{what}: expected {math.prod(shape)} numbers, as shape says. "
+                f"Received: {len(numbers) / dtype.itemsize:.10g}"
             )
-        images = list(np.frombuffer(numbers, "uint8").reshape(shape))
+        images = list(np.frombuffer(numbers, dtype).reshape(shape))
     wanted = tuple(output for output in OUTPUTS if output in outputs or not outputs)
     classes = read_classes(parameters, predict)
     return checked(InferRequest(images, wanted, True, classes), predict, limits)
@@ -236,8 +239,8 @@ def read_classes(parameters: Mapping[str, Any], predict: Predictor) -> tuple[int
     return predict.numbers([wanted] if isinstance(wanted, str | int) else wanted)
 
 
-def byte_numbers(data: Any, shape: Sequence[int], what: str) -> bytes:
-    """Return numbers from 0 to 255, in a flat list or nested as `shape` says, as bytes; bytes as they are."""
+def byte_numbers(data: Any, shape: Sequence[int], what: str, dtype: str) -> bytes:
+    """Return numbers, in a flat list or nested as `shape` says, as bytes of a dtype; bytes as they are."""
     if isinstance(data, bytes):
         return data
     if type(data) is not list:
@@ -249,12 +252,7 @@ def byte_numbers(data: Any, shape: Sequence[int], what: str) -> bytes:
             if any(type(item) is not list or len(item) != size for item in data):
                 raise InputError(f"{what}: expected data that is flat, or nested as shape says")
             data = list(chain.from_iterable(data))
-    if odd := [number for number in data if type(number) is not int]:
-        raise InputError(f"{what}: expected whole numbers. Received: {type_name(odd[0])}")
-    try:
-        return bytes(data)
-    except ValueError:
-        raise UnfitError(f"{what}: expected pixels in 0..255") from None
+    return stored(data, what, dtype)
 
 
 def byte_texts(data: Any, count: int, what: str, limits: Limits) -> list[bytes]:
@@ -293,8 +291,8 @@ def stacked(request: InferRequest, predictions: Sequence[Prediction]) -> dict[st
 
 def read_file(file: bytes, what: str, predict: Predictor, limits: Limits) -> np.ndarray:
     """Decode an image file for a model."""
-    channels = predict.input_shape[3]
-    return decode(file, channels, what=what, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+    pixels = predict.contract.pixels
+    return decode(file, pixels, what=what, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
 
 
 def check_count(count: int, limits: Limits, what: str) -> None:

@@ -1,5 +1,6 @@
 """What a request may hold: pixels as lists, files in base64; and the HTTP status of each kind of error."""
 
+import array
 import base64
 import binascii
 import re
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..contract import LARGEST
 from ..errors import FormatError, InputError, TooLargeError, UnfitError
 from ..files import parse_json
 from ..images.reading import MAX_BYTES
@@ -17,6 +19,7 @@ PARTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|\[\s*+(?:[-+.\w\s,]++|\[[-+.\w\s,]*+\
 PART = "\0"  # the key of a part's number
 LARGE = 2**16  # bytes of JSON that are read part by part
 MAX_LOOSE = 2**18  # values outside of parts
+CODES = {"uint8": "B", "uint16": "H", "float32": "f"}  # of Python's arrays
 STATUS = {TooLargeError: 413, FormatError: 415, UnfitError: 422, InputError: 400}
 
 
@@ -92,15 +95,20 @@ def parse_numbers(text: bytes) -> list:
     return numbers
 
 
-def pixels_from_lists(rows: Any, what: str = "image") -> np.ndarray:
+def pixels_from_lists(rows: Any, what: str = "image", dtype: str = "uint8") -> np.ndarray:
     """Return the pixels of nested lists, as JSON has them: image[row][column][channel].
 
+    Args:
+        rows: the lists.
+        what: how a message calls the image.
+        dtype: of the pixels: uint8, uint16 or float32.
+
     Returns:
-        (H, W, C), uint8.
+        (H, W, C) of that dtype.
 
     Raises:
-        InputError: 400, not lists of lists of lists of one length each, or not whole numbers; 422, numbers
-            outside 0..255.
+        InputError: 400, not lists of lists of lists of one length each, not numbers, or of whole ones not
+            whole; 422, numbers that the dtype does not have.
 
     Example:
         >>> pixels_from_lists([[[0, 128, 255]]])
@@ -116,18 +124,28 @@ def pixels_from_lists(rows: Any, what: str = "image") -> np.ndarray:
         if odd := [pixel for pixel in row if type(pixel) is not list]:
             raise InputError(f"{shape}. Received: {type_name(odd[0])} as pixel")
         sizes.update((len(row), len(pixel)) for pixel in row)
-        numbers = list(chain.from_iterable(row))
-        if odd := [number for number in numbers if type(number) is not int]:
-            raise InputError(f"{what}: expected whole numbers. Received: {type_name(odd[0])}")
-        try:
-            parts.append(bytes(numbers))
-        except ValueError:
-            low, high = min(numbers), max(numbers)
-            span = f"{low} to {high}" if max(-low, high) < 10**9 else "numbers far beyond"
-            raise UnfitError(f"{what}: expected pixels in 0..255. Received: {span}") from None
+        parts.append(stored(list(chain.from_iterable(row)), what, dtype))
     if len(sizes) != 1:
         raise InputError(f"{what}: expected rows of one length, and pixels of one number of channels")
-    return np.frombuffer(b"".join(parts), "uint8").reshape(len(rows), *sizes.pop())
+    return np.frombuffer(b"".join(parts), dtype).reshape(len(rows), *sizes.pop())
+
+
+def stored(numbers: list, what: str, dtype: str) -> bytes:
+    """Return numbers as the bytes of an array of a dtype.
+
+    Raises:
+        InputError: 400, not numbers, or of whole ones not whole; 422, numbers that the dtype does not have.
+    """
+    kinds, expected = ((int, float), "numbers") if dtype == "float32" else ((int,), "whole numbers")
+    if odd := [number for number in numbers if type(number) not in kinds]:
+        raise InputError(f"{what}: expected {expected}. Received: {type_name(odd[0])}")
+    try:
+        return array.array(CODES[dtype], numbers).tobytes()
+    except OverflowError:
+        low, high = min(numbers), max(numbers)
+        span = f"{low} to {high}" if max(-low, high) < 10**9 else "numbers far beyond"
+        expected = "numbers of float32" if dtype == "float32" else f"pixels in 0..{LARGEST[dtype]}"
+        raise UnfitError(f"{what}: expected {expected}. Received: {span}") from None
 
 
 def file_from_base64(text: Any, what: str = "image", max_bytes: int = MAX_BYTES) -> bytes:

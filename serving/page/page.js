@@ -2,13 +2,15 @@
 
 const byId = (id) => document.getElementById(id);
 const BLUE = [5, 113, 176], RED = [202, 0, 32];  // as in the pictures of `patchnet explain`
+// Of several channels, as `patchnet_tf.images.pixels.displayed` has them.
+const COLOURS = ["magenta", "green", "blue", "yellow", "cyan", "red", "white"];
 const STRENGTH = 0.65;  // how much of the colour a certain decision gets
 
 let model = "";  // its name; with what follows it comes from the server
 let contract = null;  // its classes, ...
 let outputs = [];  // the names of the probability and of the heatmap
-// {name, width, height, pixels (ImageData or null), heatmap (Float32Array), of (the name of the heatmap's class)}
 let token = "";
+// {name, width, height, pixels (ImageData or null), heatmap (Float32Array), of (the name of the heatmap's class)}
 let shown = null;
 let turn = 0;  // of the last image or class that was asked for; answers for earlier ones are dropped
 
@@ -44,7 +46,8 @@ async function ask(path, options = {}) {
     await askForToken();
     return ask(path, options);
   }
-  const answer = await response.json();
+  const drawn = response.headers.get("content-type") === "image/png";
+  const answer = drawn ? await response.blob() : await response.json();
   if (!response.ok) throw new Error(answer.error);
   return answer;
 }
@@ -55,10 +58,38 @@ function base64(bytes) {
   return btoa(text);
 }
 
-// The image's pixels, turned as its EXIF orientation says; null where the browser cannot read the format.
+// Whether the model takes the 8 bits that a browser draws.
+function plain() {
+  const { dtype, range, channels, select } = contract.pixels;
+  return dtype === "uint8" && range[0] === 0 && range[1] === 255 && [1, 3].includes(channels) && !select;
+}
+
+// Says what the model takes, where it is not what every picture has.
+function takes() {
+  const { dtype, range: [low, high], channels, clip, select, per_image: perImage } = contract.pixels;
+  const names = select ?? [...Array(channels).keys()];
+  const scaled = perImage
+    ? "Each image is scaled from its own least to its own largest value, so every decision depends on the whole image."
+    : `Values from ${low} to ${high}${clip ? "; others are clipped to that" : ""}.`;
+  const drawn = [1, 3].includes(channels) ? ""
+    : ` Drawn ${names.map((name, k) => `${name} in ${COLOURS[k % COLOURS.length]}`).join(", ")}.`;
+  return `This model takes ${dtype}, ${select ? names.join(", ") : `${channels} channel(s)`}. ${scaled}${drawn}`;
+}
+
+// The file as the server draws it.
+function drawn(file) {
+  const headers = { "content-type": "application/octet-stream" };
+  return ask(`v1/models/${model}:picture`, { method: "POST", headers, body: file });
+}
+
+const bitmapOf = (file) => createImageBitmap(file, { colorSpaceConversion: "none" });
+
+// The image's pixels, turned as its EXIF orientation says; null where nobody can draw it. The server draws
+// what this browser cannot.
 async function decode(file) {
   try {
-    const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
+    const own = plain() ? bitmapOf(file) : Promise.reject();
+    const bitmap = await own.catch(async () => bitmapOf(await drawn(file)));
     const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
     const context = canvas.getContext("2d");
     context.drawImage(bitmap, 0, 0);
@@ -144,7 +175,7 @@ function show(name, pixels, rows, of) {
   const same = pixels && pixels.width === width && pixels.height === height;
   shown = { name, width, height, pixels: same ? pixels : null, heatmap: Float32Array.from(rows.flat(2)), of };
   byId("size").textContent = `${height} x ${width} pixels (height x width)` +
-    (same ? "" : "; this browser cannot show the image itself");
+    (same ? "" : "; the image itself cannot be shown");
   URL.revokeObjectURL(byId("npy").href);
   byId("npy").href = URL.createObjectURL(npy(shown.heatmap, height, width));
   byId("result").hidden = false;
@@ -250,6 +281,7 @@ try {
   byId("model").textContent = `${model}, version ${spec.version}`;
   [byId("zero").textContent, byId("one").textContent] = contract.classes.names;
   byId("classes").hidden = binary();
+  byId("takes").textContent = plain() && !contract.pixels.per_image ? "" : takes();
   say("Ready.");
 } catch (error) {
   say(`The server does not answer: ${error.message}`, true);

@@ -1,10 +1,12 @@
 """Answers of HTTP: in JSON, with numbers as bytes, and to what cannot be answered."""
 
+import io
 import uuid
 from typing import Any
 
 import numpy as np
 import orjson
+from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -29,6 +31,13 @@ def to_json(content: Any) -> bytes:
         return orjson.Fragment(orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY))
 
     return orjson.dumps(content, default=written)
+
+
+def png(picture: np.ndarray) -> bytes:
+    """Return uint8 pixels, (H, W, 1) or (H, W, 3), as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def refusal(error: Exception) -> Response:

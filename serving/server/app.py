@@ -14,12 +14,13 @@ from starlette.routing import Route
 
 from ...contract import IMAGE, IMAGE_BYTES, SIGNATURES
 from ...errors import InputError
+from ...images.pixels import displayed
 from .. import protocols
 from ..predictor import Predictor
 from ..protocols import HEADER_LENGTH, InferRequest, Limits
 from ..requests import RequestError, read_json
 from ..versions import Version
-from .answers import json_answer, parameters_of, refusal, v2_answer
+from .answers import json_answer, parameters_of, png, refusal, v2_answer
 from .model import Model
 
 PAGE = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
@@ -29,7 +30,7 @@ PAGE_POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 UNLOADABLE = "versions are loaded from the model's folder"
-TF_DTYPES = {"UINT8": "DT_UINT8", "BYTES": "DT_STRING", "FP32": "DT_FLOAT"}
+TF_DTYPES = {"UINT8": "DT_UINT8", "UINT16": "DT_UINT16", "BYTES": "DT_STRING", "FP32": "DT_FLOAT"}
 
 
 def application(model: Model) -> Starlette:
@@ -40,6 +41,7 @@ def application(model: Model) -> Starlette:
     for at in ("/v1/models/{name}", "/v1/models/{name}/versions/{version}"):
         routes.append(Route(at + ":predict", answer.predict, methods=["POST"]))
         routes.append(Route(at + ":explain", answer.explain, methods=["POST"]))
+        routes.append(Route(at + ":picture", answer.picture, methods=["POST"]))
         routes += [Route(at + "/metadata", answer.metadata), Route(at, answer.status)]
     for at in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         routes.append(Route(at + "/infer", answer.infer, methods=["POST"]))
@@ -92,7 +94,8 @@ class Routes:
         version, body = self.version(request), await request.body()
 
         def read(predict: Predictor, limits: Limits) -> InferRequest:
-            return protocols.read_v1(read_json(body, limits.max_values), predict, limits)
+            said = read_json(body, limits.max_values(predict.contract.pixels.channels))
+            return protocols.read_v1(said, predict, limits)
 
         answered = await self.model.predict(version, read, len(body))
         return await self.write(
@@ -109,7 +112,7 @@ class Routes:
 
         def read(predict: Predictor, limits: Limits) -> InferRequest:
             nonlocal head
-            head = read_json(body[: int(length)], limits.max_values)
+            head = read_json(body[: int(length)], limits.max_values(predict.contract.pixels.channels))
             tensors, outputs = protocols.read_v2_json(head, body[int(length) :])
             return protocols.read_v2(tensors, outputs, predict, limits, parameters_of(head))
 
@@ -126,6 +129,16 @@ class Routes:
     async def explain(self, request: Request) -> Response:
         """V1: a verb of KServe's."""
         raise RequestError("this model's explanation is its heatmap; ask for :predict", 404)
+
+    async def picture(self, request: Request) -> Response:
+        """The page: an image file, the body, as a PNG that a browser can draw, 8 bits, grey or RGB."""
+        version, body = self.version(request), await request.body()
+
+        def read(predict: Predictor, limits: Limits) -> bytes:
+            image = protocols.read_file(body, IMAGE, predict, limits)
+            return png(displayed(image, predict.contract.pixels))
+
+        return Response(await self.model.read(version, read, len(body)), media_type="image/png")
 
     async def models(self, request: Request) -> Response:
         """V1 and V2: the names of all models."""

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ...contract import HEATMAP, IMAGE, IMAGE_BYTES, OUTPUTS, PROBABILITY
 from ..batcher import Batcher
 from ..predictor import Prediction, Predictor
-from ..protocols import InferRequest, Limits
+from ..protocols import DATATYPES, InferRequest, Limits
 from ..requests import RequestError
 from ..versions import Version, Versions
 from .metrics import Metrics
@@ -15,7 +15,7 @@ from .options import Options
 
 READERS = 2  # requests of which pixels are made at once: a list in JSON takes many times its size in memory
 INPUTS = (IMAGE, IMAGE_BYTES)
-DATATYPES = {IMAGE: "UINT8", IMAGE_BYTES: "BYTES", PROBABILITY: "FP32", HEATMAP: "FP32"}
+T = TypeVar("T")
 
 
 class Answered(NamedTuple):
@@ -73,26 +73,32 @@ class Model:
         Raises:
             InputError: as of `read`; 503, too many images wait.
         """
-        limits = self.options.limits
-        with self.metrics.stage("read"):
-            async with self._readers[size > limits.small]:
-                request = await asyncio.to_thread(read, version.predict, limits)
+        request = await self.read(version, read, size)
         with self.metrics.stage("predict"):
             batcher = self._batchers[HEATMAP if HEATMAP in request.outputs else PROBABILITY]
             return Answered(request, version, await batcher.predict(request.images, version, request.classes))
 
+    async def read(self, version: Version, read: Callable[[Predictor, Limits], T], size: int) -> T:
+        """Return what `read` makes, in a thread, of a request of `size` bytes."""
+        limits = self.options.limits
+        with self.metrics.stage("read"):
+            async with self._readers[size > limits.small]:
+                return await asyncio.to_thread(read, version.predict, limits)
+
     def tensors(self, version: Version, names: tuple[str, ...]) -> list[dict]:
         """Return names, datatypes and shapes in the V2 protocol's words; -1 is any size."""
         batch, height, width, channels = (size or -1 for size in version.predict.input_shape)
-        classes = version.predict.contract.classes
+        classes, pixels = version.predict.contract.classes, version.predict.contract.pixels
         several = [] if classes.binary else [classes.outputs]
-        shapes = {
-            IMAGE: [batch, height, width, channels],
-            IMAGE_BYTES: [batch],
-            PROBABILITY: [batch, *several],
-            HEATMAP: [batch, height, width, *several],
+        described = {
+            IMAGE: (DATATYPES[pixels.dtype], [batch, height, width, channels]),
+            IMAGE_BYTES: ("BYTES", [batch]),
+            PROBABILITY: ("FP32", [batch, *several]),
+            HEATMAP: ("FP32", [batch, height, width, *several]),
         }
-        return [{"name": name, "datatype": DATATYPES[name], "shape": shapes[name]} for name in names]
+        return [
+            dict(zip(("name", "datatype", "shape"), (name, *described[name]), strict=True)) for name in names
+        ]
 
     def metadata(self, version: Version) -> dict:
         """Return the V2 protocol's description of the model."""

@@ -189,9 +189,8 @@ def tensors(request: Any) -> list[protocols.Tensor]:
         )
     if raw and any(tensor.HasField("contents") for tensor in inputs):
         raise InputError("inputs: expected either contents or raw_input_contents. Received: both")
-    datas = raw or [
-        list(t.contents.bytes_contents if t.datatype == "BYTES" else t.contents.uint_contents) for t in inputs
-    ]
+    fields = {"BYTES": "bytes_contents", "FP32": "fp32_contents"}
+    datas = raw or [list(getattr(t.contents, fields.get(t.datatype, "uint_contents"))) for t in inputs]
     return [
         protocols.Tensor(t.name, t.datatype, list(t.shape), data)
         for t, data in zip(inputs, datas, strict=True)
