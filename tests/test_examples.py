@@ -14,6 +14,7 @@ from patchnet_tf.images import pictures
 
 from .browser import visit
 from .conftest import shake
+from .test_model_pixels import PIXELS, images_of, make, to_255
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -108,6 +109,32 @@ def test_onnxruntime_app_of_several_classes(several, tmp_path):
     assert np.abs(drawn.astype(int) - pictures.overlay(grey, heatmap)).max() <= 2
 
 
+def test_onnxruntime_app_of_other_pixels(tmp_path, rng):
+    pixels = PIXELS["negative"]
+    model, image = make(pixels, rng), images_of(pixels, rng, 20, 24)
+    pn.export.to_onnx(model, tmp_path / "model.onnx", class_names=("cat", "dog"))
+    np.save(tmp_path / "picture.npy", image)
+    ran = run_app(sys.executable, tmp_path / "model.onnx", tmp_path / "picture.npy", tmp_path / "overlay.png")
+    assert ran.returncode == 0, ran.stderr
+    q = model.predict(image[None], verbose=0)[0, 0]
+    assert ran.stdout == f"{('cat', 'dog')[int(q > 0.5)]}: probability of dog is {q:.4f}\n"
+    heatmap = pn.heatmap_model(model).predict(image[None], verbose=0)[0]
+    grey = to_255(image[None], pixels)[0].mean(axis=-1, keepdims=True).round().astype("uint8")
+    drawn = cv2.imread(str(tmp_path / "overlay.png"))[..., ::-1]
+    expected = pictures.overlay(np.repeat(grey, 3, axis=-1), heatmap)
+    assert np.abs(drawn.astype(int) - expected).max() <= 2
+    bad = {
+        "dtype": (image.astype("float64"), "not float32 of 5"),
+        "range": (image * 2, "not in -1024.0 to 3071.5"),
+    }
+    for name, (wrong, message) in bad.items():
+        np.save(tmp_path / f"{name}.npy", wrong)
+        ran = run_app(sys.executable, tmp_path / "model.onnx", tmp_path / f"{name}.npy", tmp_path / "no.png")
+        assert ran.returncode == 1
+        assert ran.stderr.startswith(f"{tmp_path / name}.npy: ")
+        assert message in ran.stderr
+
+
 def test_onnxruntime_app_says_what_is_wrong(exported, tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     cv2.imwrite(str(tmp_path / "small.png"), np.zeros((1, 9), "uint8"))
@@ -119,7 +146,7 @@ def test_onnxruntime_app_says_what_is_wrong(exported, tmp_path):
 
 
 def test_onnxruntime_app_is_short():
-    assert len((EXAMPLES / "onnxruntime_app.py").read_text().splitlines()) < 40
+    assert len((EXAMPLES / "onnxruntime_app.py").read_text().splitlines()) < 50
 
 
 # Drops picture.png on the page, waits for its answer, and sends that and the heatmap's pixels back.

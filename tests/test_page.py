@@ -16,11 +16,13 @@ import urllib3
 from PIL import Image
 
 import patchnet_tf as pn
+from patchnet_tf.export import to_onnx
 from patchnet_tf.images import pictures
 from patchnet_tf.serving import Predictor
 
 from .conftest import shake
 from .serving import serving
+from .test_model_pixels import make
 from .test_validation import encoded
 
 pytest.importorskip("tritonclient", reason="needs the extra serve")
@@ -204,6 +206,37 @@ def test_orientation_and_formats(browser, predict, rng):
     np.testing.assert_array_equal(shown(browser, "image"), image)
     heatmap = predict[0](image).heatmap
     assert np.abs(shown(browser, "heatmap")[..., 0].astype(int) - pictures.grey(heatmap)).max() <= 1
+
+
+def test_other_pixels(browser, rng, tmp_path):
+    """What no browser draws: two of three channels of 16 bits, drawn by the server."""
+    pixels = {"dtype": "uint16", "channels": 2, "select": [0, 2], "per_image": True}
+    to_onnx(make(pixels, rng), tmp_path / "cells.onnx", class_names=("cat", "dog"))
+    predict, image = Predictor(tmp_path / "cells.onnx"), 100 + 9 * picture(rng).astype("uint16")
+    before = browser.run("location.href")
+    with serving(predict.path, tmp_path / "log") as server:
+        browser.send("Page.navigate", url=f"http://127.0.0.1:{server.http}/")
+        browser.wait_for("document.getElementById('answer')?.textContent === 'Ready.'")
+        said = browser.run("document.getElementById('takes').textContent")
+        assert said == (
+            "This model takes uint16, channel(s) 0, 2 of a file. Each image is scaled from its own least to "
+            "its own largest value, so every decision depends on the whole image. Drawn 0 in magenta, 2 in "
+            "green."
+        )
+        np.save(tmp_path / "cell.npy", image)
+        probability, heatmap = predict(np.ascontiguousarray(image[..., [0, 2]]))
+        said = drop(browser, (tmp_path / "cell.npy").read_bytes(), "cell.npy")
+        assert said.endswith(f"Probability of dog: {probability:.4f}")
+        shares = image[..., [0, 2]] - image[..., [0, 2]].min()
+        shares = np.rint(255 * shares / shares.max())
+        expected = shares[..., [0, 1, 0]]  # magenta is red and blue
+        assert np.abs(shown(browser, "image") - expected).max() <= 1
+        assert np.abs(shown(browser, "heatmap")[..., 0].astype(int) - pictures.grey(heatmap)).max() <= 1
+        shown(browser, "overlay")
+        (tmp_path / "page.png").write_bytes(base64.b64decode(browser.send("Page.captureScreenshot")["data"]))
+        assert drop(browser, encoded(picture(rng))).startswith("cell.png: instances[0]: expected 16 bits")
+        browser.send("Page.navigate", url=before)
+        browser.wait_for("document.getElementById('answer')?.textContent === 'Ready.'")
 
 
 def test_errors_are_said(browser, rng):

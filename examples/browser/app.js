@@ -46,7 +46,11 @@ async function load(path) {
 const [session, contract] = await load("model.onnx")
   .catch((error) => { say(`model.onnx cannot be loaded: ${error.message}`); throw error; });
 const [input] = session.inputNames;
-const { classes: { names }, pixels: { channels }, smallest } = contract;
+const { classes: { names }, pixels: { dtype, range, channels }, smallest } = contract;
+if (dtype !== "uint8" || `${range}` !== "0,255" || ![1, 3].includes(channels)) {
+  say(`A browser's canvas has pictures of 8 bits alone. This model takes ${dtype}, ${channels} channel(s), ${range}.`);
+  throw new Error("other pixels");
+}
 say("Ready.");
 
 async function read(file) {

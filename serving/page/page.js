@@ -73,7 +73,8 @@ function takes() {
     : `Values from ${low} to ${high}${clip ? "; others are clipped to that" : ""}.`;
   const drawn = [1, 3].includes(channels) ? ""
     : ` Drawn ${names.map((name, k) => `${name} in ${COLOURS[k % COLOURS.length]}`).join(", ")}.`;
-  return `This model takes ${dtype}, ${select ? names.join(", ") : `${channels} channel(s)`}. ${scaled}${drawn}`;
+  const which = select ? `channel(s) ${names.join(", ")} of a file` : `${channels} channel(s)`;
+  return `This model takes ${dtype}, ${which}. ${scaled}${drawn}`;
 }
 
 // The file as the server draws it.
