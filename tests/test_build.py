@@ -1,10 +1,14 @@
+import itertools
+
+import cv2
 import numpy as np
 import pytest
 
 from patchnet_tf.config import load_config
+from patchnet_tf.contract import Pixels
 from patchnet_tf.data import load_dataset
 from patchnet_tf.errors import InputError
-from patchnet_tf.training.build import build, mean_and_std, model_pixels
+from patchnet_tf.training.build import LEVEL, build, mean_and_std, model_pixels
 from patchnet_tf.training.train import train
 
 from .small import image_folder
@@ -17,6 +21,36 @@ def test_mean_and_std(rng):
     np.testing.assert_allclose(mean, (images / 255).mean(axis=(0, 1, 2)))
     np.testing.assert_allclose(std[:2], (images / 255).std(axis=(0, 1, 2))[:2])
     assert std[2] == pytest.approx(1 / 255)  # never zero
+    np.testing.assert_array_equal(list(model_pixels(images)), images / 255)
+
+
+def test_mean_and_std_of_other_pixels(rng):
+    """Dark images of 16 bits deviate by less than a level of 8 bits."""
+    images = rng.integers(0, 100, (5, 6, 7, 2), "uint16")
+    pixels = Pixels(dtype="uint16", range=(10, 60000), clip=True, channels=2)
+    mean, std = mean_and_std(model_pixels(images, pixels=pixels), LEVEL["uint16"])
+    x = (np.maximum(images, 10) - 10) / 59990
+    np.testing.assert_allclose(mean, x.mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(std, x.std(axis=(0, 1, 2)))
+    assert max(std) < 1 / 255
+
+
+@pytest.mark.parametrize(
+    "model", ["patch_size: 5, subnet: {filters: 2, depth: 1}", "kind: vgg19_cam, width: 0.02"]
+)
+def test_models_take_the_pixels_of_the_data(model, rng, tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(f"name: my\ndata: {{kind: folder, path: images}}\nmodel: {{{model}}}\n")
+    for split, name in itertools.product(("train", "val"), ("cat", "dog")):
+        folder = tmp_path / "images" / split / name
+        folder.mkdir(parents=True)
+        for k in range(2):
+            cv2.imwrite(str(folder / f"{k}.png"), rng.integers(0, 4096, (12, 13), "uint16"))
+    config = load_config(path, ["data.range=[0, 4095]"])
+    data = load_dataset(config)
+    scale = build(config, data).get_layer("zero_to_one")
+    assert (scale.range, scale.clip) == ((0, 4095), False)
+    np.testing.assert_allclose(scale(data.train.images), data.train.images / 4095, atol=1e-6)
 
 
 def test_standardized_by_the_preprocessed_pixels_of_the_crop(rng, tmp_path):

@@ -227,7 +227,7 @@ def test_other_pixels(browser, rng, tmp_path):
         probability, heatmap = predict(np.ascontiguousarray(image[..., [0, 2]]))
         said = drop(browser, (tmp_path / "cell.npy").read_bytes(), "cell.npy")
         assert said.endswith(f"Probability of dog: {probability:.4f}")
-        shares = image[..., [0, 2]] - image[..., [0, 2]].min()
+        shares = image[..., [0, 2]].astype("float64") - image[..., [0, 2]].min()
         shares = np.rint(255 * shares / shares.max())
         expected = shares[..., [0, 1, 0]]  # magenta is red and blue
         assert np.abs(shown(browser, "image") - expected).max() <= 1
@@ -241,7 +241,7 @@ def test_other_pixels(browser, rng, tmp_path):
 
 def test_errors_are_said(browser, rng):
     assert drop(browser, b"<b>no image</b>", "text.png").startswith(
-        "text.png: instances[0]: not an image file of a kind that is read (PNG, JPEG, TIFF, BMP, WebP)"
+        "text.png: instances[0]: not an image file of a kind that is read (PNG, JPEG, TIFF, BMP, WebP, "
     )
     assert browser.run("document.getElementById('result').hidden")
     assert drop(browser, encoded(picture(rng)[:4])).endswith("Received: 4 x 80")

@@ -282,7 +282,8 @@ try {
   byId("model").textContent = `${model}, version ${spec.version}`;
   [byId("zero").textContent, byId("one").textContent] = contract.classes.names;
   byId("classes").hidden = binary();
-  byId("takes").textContent = plain() && !contract.pixels.per_image ? "" : takes();
+  byId("takes").hidden = plain() && !contract.pixels.per_image;
+  byId("takes").textContent = takes();
   say("Ready.");
 } catch (error) {
   say(`The server does not answer: ${error.message}`, true);
