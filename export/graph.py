@@ -27,6 +27,9 @@ REARRANGE = (
     "Transpose",
     "Unsqueeze",
 )
+# And any other operator that makes so few numbers of so few: counts, places and shapes.
+FEW = 64
+ENDLESS = 10**9  # where a slice ends that goes to the end, at least
 
 
 def embed_constants(model: onnx.ModelProto) -> None:
@@ -34,6 +37,7 @@ def embed_constants(model: onnx.ModelProto) -> None:
     capture_invariants(model.graph)
     prune(model.graph)
     fold(model.graph, {}, model.opset_import)
+    shortcut(model.graph)
 
 
 def make_optional(graph: onnx.GraphProto, output: str, switch: str) -> None:
@@ -106,8 +110,9 @@ def fold(graph: onnx.GraphProto, outside: Constants, opsets: Iterable[onnx.Opera
     }
     results = {info.name for info in graph.output}
     for node in graph.node:
-        known = all(name in constants for name in node.input)
-        if known and node.op_type in REARRANGE and not results.intersection(node.output):
+        known = all(name in constants for name in node.input) and not subgraphs(node)
+        few = known and sum(constants[name].size for name in node.input) <= FEW
+        if known and (few or node.op_type in REARRANGE) and not results.intersection(node.output):
             constants |= evaluate(node, constants, opsets)
         for subgraph in subgraphs(node):
             fold(subgraph, constants, opsets)
@@ -124,6 +129,47 @@ def fold(graph: onnx.GraphProto, outside: Constants, opsets: Iterable[onnx.Opera
         rename_all(graph.node, {name: tensor.name})
     defaults = [tensor for tensor in graph.initializer if tensor.name in overridable]
     replace(graph.initializer, [*defaults, *kept.values()])
+
+
+def shortcut(graph: onnx.GraphProto) -> None:
+    """Remove the nodes that hand on what another node of the same graph made, as it is."""
+    for node in graph.node:
+        for subgraph in subgraphs(node):
+            shortcut(subgraph)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    computed = {name for node in graph.node for name in node.output}
+    results = {info.name for info in graph.output}
+    for node in [node for node in graph.node if hands_on(node, constants)]:
+        source, target = node.input[0], node.output[0]
+        if source not in computed or results.issuperset((source, target)):
+            continue
+        graph.node.remove(node)
+        rename_all(graph.node, {source: target} if target in results else {target: source})
+    prune_constants(graph)
+
+
+def hands_on(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    """Return whether what a node makes is its first input: also of scalars, and of slices from end to end.
+
+    OpenVINO refuses these two.
+    """
+    if node.op_type not in ("Expand", "Slice"):
+        return node.op_type == "Identity"
+    if not constants.keys() >= {*node.input[1:]}:
+        return False
+    values = [numpy_helper.to_array(constants[name]) for name in node.input[1:]]
+    if node.op_type == "Expand":
+        return values[0].size == 0
+    starts, ends, *_ = values
+    steps = values[3] if len(values) == 4 else np.array(1)
+    return not starts.any() and bool((ends >= ENDLESS).all() and (steps == 1).all())
+
+
+def prune_constants(graph: onnx.GraphProto) -> None:
+    """Remove the constants that nothing needs any more."""
+    used = {name for node in graph.node for name in reads(node)}
+    used |= {info.name for info in (*graph.input, *graph.output)}
+    replace(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in used])
 
 
 def identity(value: np.ndarray) -> tuple:

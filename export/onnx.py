@@ -24,7 +24,8 @@ from ..serving import Predictor
 from .comparison import TOLERANCE, Verification
 from .graph import embed_constants, make_optional, replace
 from .metadata import docs, package_version
-from .signature import image_spec, is_plain, outputs_of, signature
+from .plain import make_plain
+from .signature import image_spec, outputs_of, signature
 from .stages import Format, export_model
 
 OPSET = 18
@@ -52,8 +53,10 @@ def to_onnx(
     `probability`, float32 (batch,), and `heatmap`, float32 (batch, height, width); of K classes, unless they
     are two exclusive ones, (batch, K) and (batch, height, width, K). Preprocessing is inside, the heatmap is
     the exact one, and its memory does not grow with the image. Runtimes compute all outputs of a file; feed
-    the further input `heatmap_wanted` with false where the probability is enough. With a local network as S
-    the file is a plain graph without that input, and its memory grows with the image.
+    the further input `heatmap_wanted` with false where the probability is enough. Where S shares all work, a
+    local network or one without padding, the file is a plain graph without that input, and its memory grows
+    with the image. It is plain too, without loops and branches, for engines that take no others, where `size`
+    and `batch` are given.
 
     Beside the file are written, each with an entry for every exported file in the folder, MANIFEST.json
     (sha256) and verification.json (the differences); and NAME.test_vectors.json (images and Keras's answers).
@@ -125,8 +128,11 @@ class Onnx(Format):
 
     def write(self, model: PatchNet, path: Path, contract: Contract, described: Mapping[str, str]) -> None:
         """Convert the model."""
-        converted = convert(model.with_dtype("mixed_float16") if self.precision == "float16" else model)
-        label(converted, fixed_shape(model, self.size, self.batch), contract, described)
+        fixed = fixed_shape(model, self.size, self.batch)
+        converted = convert(
+            model.with_dtype("mixed_float16") if self.precision == "float16" else model, fixed
+        )
+        label(converted, fixed, contract, described)
         onnx.checker.check_model(converted, full_check=True)
         onnx.save(converted, path)
 
@@ -174,16 +180,27 @@ class GatheredPatches(ExtractPatches):
         return gather_patches(images, self.patch_size, self.stride, self.border)
 
 
-def convert(model: PatchNet) -> onnx.ModelProto:
-    """Return the ONNX model, without names and metadata."""
-    outputs = signature(model, GatheredPatches, outputs_of(model), memory=MEMORY).python_function
-    # Any shape, also where it is fixed: of a known one TensorFlow would work out where each gather reads, and
-    # store that in the file, which grew with the image. `label` declares the shape.
+def convert(model: PatchNet, fixed: Mapping[str, int]) -> onnx.ModelProto:
+    """Return the ONNX model, without names and metadata.
+
+    It is a plain graph where the shape of the images is fixed as a whole, or S shares all work.
+    """
+    shares_all = getattr(model.subnet, "shares_all", False)
+    known = len(fixed) == 3
+    memory = None if shares_all else MEMORY
+    outputs = signature(model, GatheredPatches, outputs_of(model), memory).python_function
+    spec = image_spec(model)
+    if known:  # what is known only in part helps nothing; `label` declares it
+        shape = (fixed["batch"], fixed["height"], fixed["width"], spec.shape[-1])
+        spec = tf.TensorSpec(shape, spec.dtype, name=spec.name)
     function = tf.function(outputs, autograph=False)
-    converted, _ = tf2onnx.convert.from_function(function, input_signature=[image_spec(model)], opset=OPSET)
-    if not is_plain(model):
+    converted, _ = tf2onnx.convert.from_function(function, input_signature=[spec], opset=OPSET)
+    plain = known or shares_all
+    if not plain:
         make_optional(converted.graph, HEATMAP, HEATMAP_WANTED)
     embed_constants(converted)
+    if plain:
+        make_plain(converted)
     return converted
 
 

@@ -28,8 +28,8 @@ def signature(
         patches: the class that cuts the patches.
         outputs: what to compute, of `outputs_of(model)`. TensorFlow computes what is in a graph, asked for or
             not.
-        memory: of the heatmap, in MiB, as `heatmap_model` takes it; that of a local network has no bound, so
-            that it is a plain graph of convolutions.
+        memory: in MiB, as `heatmap_model` takes it; that of a local network has no bound, so that it is a
+            plain graph of convolutions.
 
     Returns:
         A function of `image`, (B, H, W, C) of the dtype of the model's pixels, that returns "probability",
@@ -42,7 +42,7 @@ def signature(
     check_patchnet(model)
     # Any size, though `model` may be for one.
     image = keras.Input((None, None, model.channels), name=IMAGE)
-    decisions = keras.Model(image, model.decisions(image, patches))
+    decisions = keras.Model(image, model.decisions(image, patches, memory))
     heatmap = heatmap_model(model, memory=None if is_plain(model) else memory)
 
     def probability(pixels: tf.Tensor) -> tf.Tensor:

@@ -79,6 +79,20 @@ def test_tiles_do_not_show(p, padding, stride, rows, columns, rng):
     np.testing.assert_allclose(tiled, plain, atol=1e-5)
 
 
+def test_no_bound_on_memory_without_padding(rng):
+    """The images at once, in a graph without a loop, whatever their size and number."""
+    subnet = small_subnet(8, padding="valid")
+    for stride, shape in ((1, (3, 12, 17, 1)), (3, (1, 23, 9, 1))):
+        at_once, plain = both(subnet, rng.normal(size=shape).astype("float32"), stride, memory=None)
+        np.testing.assert_allclose(at_once, plain, atol=1e-5)
+    maps = tf.function(
+        DenseMap(subnet, memory=None), input_signature=[tf.TensorSpec((None, None, None, 1))]
+    ).get_concrete_function()
+    assert not {"While", "StatelessWhile"} & {node.op for node in maps.graph.as_graph_def().node}
+    with pytest.raises(ValueError, match="memory"):
+        DenseMap(small_subnet(8), memory=None)
+
+
 def test_memory_buys_larger_tiles():
     for p, padding in [(17, "same"), (7, "same"), (31, "valid")]:
         subnet = pn.PatchSubnet(p, padding=padding)

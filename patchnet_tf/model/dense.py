@@ -44,10 +44,11 @@ class DenseMap(EveryPatch):
 
     Args:
         layer, filters, stride, classes: see `EveryPatch`; `layer` is a `PatchSubnet`.
-        memory: for the features of one tile, in MiB.
+        memory: for the features of one tile, in MiB. None, for an S without padding: the images are not
+            walked, but convolved at once as in training, whatever memory that takes.
 
     Raises:
-        ValueError: `memory` is not a positive whole number.
+        ValueError: `memory` is not a positive whole number; it is None, and S pads.
 
     Example:
         >>> subnet = PatchSubnet(17, channels=1)
@@ -61,11 +62,12 @@ class DenseMap(EveryPatch):
         filters: bool = False,
         stride: int = 1,
         classes: Sequence[int] | None = None,
-        memory: int = MEMORY,
+        memory: int | None = MEMORY,
         **kwargs: Any,
     ) -> None:
         super().__init__(layer, filters, stride, classes, **kwargs)
-        self.memory = check_positive("memory", memory)
+        walks = memory is not None or layer.padding == "same"
+        self.memory = check_positive("memory", memory) if walks else None
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
@@ -74,6 +76,8 @@ class DenseMap(EveryPatch):
     def call(self, images: Any) -> Any:
         """Decide every patch of (B, H, W, C), tile by tile."""
         p, s = self.patch_size, self.stride
+        if self.memory is None:
+            return self.finish(Tile(self.layer, s, None, None).fully_convolutional(images))
         batch, height, width = ops.shape(images)[:3]
         rows, columns = (height - p) // s + 1, (width - p) // s + 1  # of patches
         side = tile_side(self.memory * 2**20, p, s, self.layer)
@@ -188,7 +192,7 @@ class Tile:
     Args:
         subnet: S.
         stride: s.
-        h, w: patches of the tile, ints or scalar tensors.
+        h, w: patches of the tile, ints or scalar tensors; of no use where S does not pad.
     """
 
     def __init__(self, subnet: keras.Model, stride: int, h: Any, w: Any) -> None:
@@ -211,10 +215,12 @@ class Tile:
         if not self.padded:
             return ops.squeeze(self.fully_convolutional(image), 0)
         centre, bands = image, dict.fromkeys(BANDS)
-        tables = [flat({**bands, CENTRE: centre})]  # after 0, 1, 2, .. convolutions
+        upright = ops.squeeze(centre, 0)  # (Y, X, c)
+        tables = [flat({**bands, CENTRE: upright})]  # after 0, 1, 2, .. convolutions
         for k in range(1, self.shared + 1):
-            centre, bands = self.grow(k, centre, bands)
-            tables.append(flat({**bands, CENTRE: centre}))
+            centre, bands = self.grow(k, centre, upright, bands)
+            upright = ops.squeeze(centre, 0)
+            tables.append(flat({**bands, CENTRE: upright}))
         if self.shared < len(self.kernels):
             corners = flat({corner: self.corner(tables, *corner) for corner in CORNERS})
             return self.finish_patches([*corners.values(), *tables[-1].values()])
@@ -227,10 +233,9 @@ class Tile:
             total += ops.reshape(read, (self.h, self.w, -1))
         return total + self.bias
 
-    def grow(self, k: int, centre: Any, bands: dict) -> tuple[Any, dict]:
+    def grow(self, k: int, centre: Any, upright: Any, bands: dict) -> tuple[Any, dict]:
         """Centre and bands after k convolutions from those after k - 1."""
         kernel, bias = self.kernels[k - 1], self.biases[k - 1]
-        upright = ops.squeeze(centre, 0)  # (Y, X, c)
         lying = ops.transpose(upright, (1, 0, 2))  # bands of columns are those of rows, lying on their side
         bands = {
             (row, column): grow_band(row, upright, self.rows[k, row], bands[row, column], kernel, bias)

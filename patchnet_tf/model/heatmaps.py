@@ -45,7 +45,8 @@ def heatmap_model(
         classes: numbers of the classes to draw, where there are several, in the order wanted; None means all.
             The maps of others are never held, beyond a tile.
         memory: for the features of "exact", in MiB. Images that need more are walked in tiles; smaller
-            ones take what they need. None, for a local network: any image at once, in a graph without a loop.
+            ones take what they need. None, for a local network or an S without padding: any image at once,
+            in a graph without a loop.
 
     Returns:
         A functional Keras model, (B, H, W, C), H and W free, to

@@ -10,6 +10,7 @@ import keras
 
 from ..contract import Pixels
 from .checks import PACKAGE, check_classes, check_image_shape, check_pixels
+from .dense import MEMORY
 from .familiar import FamiliarMap, make_familiarity
 from .layers import PatchDistributed
 from .patches import ExtractPatches, PadBorder, PadSame
@@ -215,14 +216,20 @@ class PatchNet(keras.Model):
         """Return the patches whose decisions G averages, (B, P, p, p, C) in 0..1."""
         return self._parts.extract(self.prepare(images))
 
-    def decisions(self, images: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
+    def decisions(
+        self,
+        images: Any,
+        extract: type[ExtractPatches] = ExtractPatches,
+        memory: int | None = MEMORY,
+    ) -> Any:
         """Return the decisions Q that G averages, (B, P, 1) or (B, P, classes), row by row of the patches.
 
         Args:
             images: (B, H, W, C), of any size.
             extract: the class that cuts the patches.
+            memory: where patches share all work, as of `heatmap_model`.
         """
-        return self._parts.decisions(images, extract)
+        return self._parts.decisions(images, extract, memory)
 
     def padded(self, images: Any) -> Any:
         """Return what S decides about at every pixel: with half a patch of border around it, standardized.
@@ -371,6 +378,7 @@ class Parts:
         stride = getattr(subnet, "stride", None) if stride is None else stride
         self.grid = PadSame(p, stride, crop, border, dtype="float32", name="pad")
         self.standardize = standardize(self.mean, self.std, self.channels, dtype="float32")
+        self.subnet = subnet
         if getattr(subnet, "shares_all", False) and self.grid.stride < p:
             # Overlapping patches share all their work: S runs once over the whole image.
             self.at_once = every_patch(subnet, stride=self.grid.stride, name="decisions")
@@ -398,9 +406,17 @@ class Parts:
         grid = self.grid
         return extract(grid.patch_size, grid.stride, grid.crop, grid.border, name="patches")(pixels)
 
-    def decisions(self, images: Any, extract: type[ExtractPatches] = ExtractPatches) -> Any:
+    def decisions(
+        self,
+        images: Any,
+        extract: type[ExtractPatches] = ExtractPatches,
+        memory: int | None = MEMORY,
+    ) -> Any:
         """(B, H, W, C) to Q (B, P, 1), or (B, P, K) about K classes."""
         if self.at_once:
-            x = self.at_once(self.covered(images))  # (B, rows, columns) or (B, rows, columns, K)
+            decide = self.at_once
+            if memory != MEMORY:
+                decide = every_patch(self.subnet, stride=decide.stride, memory=memory, name="decisions")
+            x = decide(self.covered(images))  # (B, rows, columns) or (B, rows, columns, K)
             return keras.layers.Reshape((-1, self.at_once.units), name="patches")(x)
         return self.one_by_one(self.standardize(self.extract(self.prepare(images), extract)))

@@ -130,7 +130,7 @@ class PatchSubnet(keras.Model):
         self.convolutions, self.readout, self.tanh = convolutions, readout, tanh
         self.unit, self.decision = unit, decision
 
-    def every_patch(self, *, memory: int = MEMORY, **options: Any) -> keras.layers.Layer:
+    def every_patch(self, *, memory: int | None = MEMORY, **options: Any) -> keras.layers.Layer:
         """Return the layer that decides about every patch of an image; see `DenseMap`."""
         return DenseMap(self, memory=memory, dtype=self.dtype_policy, **options)
 
