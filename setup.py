@@ -29,6 +29,8 @@ EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of th
     ],
     # 16-bit colour PNG, and TIFF of other kinds than 8 bits.
     "microscopy": ["tifffile>=2025.1.10", "imagecodecs>=2024.12.30"],
+    # DICOM; of its decoders pylibjpeg-libjpeg is under the GPL 3.
+    "dicom": ["pydicom>=3,<4", "pylibjpeg[libjpeg,openjpeg]>=2,<3"],
     "client": ["tensorflow-serving-api>=2.20,<2.22"],
     "nuclei": ["mahotas>=1.4.18,<2"],
     # The weights of EfficientNet-Lite0, Apache-2.0; nothing of the package is needed but its file.

@@ -26,12 +26,13 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ..contract import Pixels
-from ..errors import FormatError, InputError, TooLargeError, UnfitError, one_line
+from ..errors import FormatError, InputError, TooLargeError, UnfitError, one_line, printable
 from .formats import FORMATS, LONGEST_START, ON_DISK, RGB, Format, Source
 from .pixels import check_values, grey_of
 
 MAX_BYTES = 2**28  # of one file
 MAX_PIXELS = 2**26  # of one image: 8192 x 8192
+LONGEST = 300  # characters of a complaint
 TAKES = {"uint8": ("uint8",), "uint16": ("uint16",), "float32": ("uint8", "uint16", "float32")}
 EXPECTED = {
     "uint8": "8 bits per channel, grey or RGB",
@@ -220,7 +221,7 @@ def opened(file: BinaryIO, what: str, formats: Collection[Format]) -> Iterator[S
     file.seek(0)
     kind = next((kind for kind in formats if kind.begins.match(start)), None)
     if kind is None:
-        names = ", ".join("WebP" if kind.name == "WEBP" else kind.name for kind in formats)
+        names = ", ".join(kind.name for kind in sorted(formats) if kind.suffixes)
         raise FormatError(f"{what}: not an image file of a kind that is read ({names})")
     with complaints(what):
         source = kind.open(file)
@@ -236,8 +237,10 @@ def complaints(what: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise type(error)(f"{what}: {error}") from None
+        raise type(error)(f"{what}: {printable(error)[:LONGEST]}") from None  # it may quote the file
     except Exception as error:  # decoders raise whatever they like for damaged data
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{what}: cannot be read ({error.strerror})") from None
-        raise InputError(f"{what}: damaged or truncated image ({one_line(error)})") from None
+        raise InputError(
+            f"{what}: damaged or truncated image ({printable(one_line(error))[:LONGEST]})"
+        ) from None

@@ -94,5 +94,5 @@ def pillow(name: str, begins: bytes, *suffixes: str) -> Format:
 
 JPEG = pillow("JPEG", rb"\xff\xd8\xff", ".jpg", ".jpeg")
 BMP = pillow("BMP", rb"BM", ".bmp")
-WEBP = pillow("WEBP", rb"RIFF....WEBP", ".webp")
+WEBP = pillow("WebP", rb"RIFF....WEBP", ".webp")
 GIF = pillow("GIF", rb"GIF8[79]a", ".gif")
