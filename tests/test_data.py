@@ -177,6 +177,19 @@ def test_all_complaints_at_once(tmp_path):
     assert len(lines) == 4
 
 
+def test_a_photograph_is_no_mask(tmp_path):
+    for name in ("astronaut", "camera", "coins", "cell"):
+        photograph = getattr(skimage.data, name)()
+        path = save(tmp_path / "a.png", photograph)
+        with pytest.raises(InputError, match=r"a.png: expected black .*Received: \d+% of the pixels grey"):
+            files.read_mask(path, photograph.shape[:2])
+    ys, xs = np.mgrid[:128, :128]
+    disc = (ys - 64) ** 2 + (xs - 64) ** 2 < 900
+    for options in ({"quality": 30}, {"quality": 95}):
+        path = save(tmp_path / "a.jpg", (255 * disc).astype("uint8"), **options)
+        assert np.mean(files.read_mask(path, disc.shape) != disc) < 0.01
+
+
 def test_progress_of_many_images(tmp_path):
     image_folder(tmp_path, size=(2, 3), counts=(60, 50))
     told = []
@@ -195,6 +208,10 @@ def test_progress_of_many_images(tmp_path):
         ),
         (lambda root: (root / "val" / "dog").rename(root / "val" / "cow"), "cat, dog and cat, cow"),
         (lambda root: [f.unlink() for f in (root / "train" / "cat").iterdir()], "train/cat: no images"),
+        (
+            lambda root: [f.rename(f.with_suffix(".HEIC")) for f in (root / "train" / "cat").iterdir()],
+            r"train/cat: no images \(.bmp, .*\). Received: \d+ of .heic$",
+        ),
         (lambda root: (root / "val" / "dog" / "1.png").write_bytes(b""), "val/dog/1.png: empty file"),
     ],
 )

@@ -32,6 +32,7 @@ from .store import Images, Note, Stored, cache_file, cache_folder, opened, some_
 SPLITS = ("train", "val", "test")
 SHOWN = 10  # complaints in one error, names in one line
 STEP = 100  # images between two reports of progress; smaller data sets are read in no time
+GREY_IN_MASKS = 0.25  # the share of a mask's pixels that may be neither black nor white
 
 Reader = Callable[[tuple[int, int]], np.ndarray]
 Item = TypeVar("Item")
@@ -335,12 +336,18 @@ def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Read a black and white image file as a mask, True where it is white.
 
     Raises:
-        InputError: it cannot be read, its (height, width) is not `size`, or it has other pixels than black
-            ones but none that is white.
+        InputError: it cannot be read, its (height, width) is not `size`, it has other pixels than black ones
+            but none that is white, or more than a quarter are grey, as in a photograph. Some are where a mask
+            was resized or is a JPEG file.
     """
     mask = read_image(path, 1)[..., 0]  # (H, W)
     if 0 < (brightest := mask.max()) <= 127:
         raise InputError(f"{path}: expected black (0) and white (255). Received: pixels up to {brightest}")
+    grey = np.mean((mask > 32) & (mask < 223))
+    if grey > GREY_IN_MASKS:
+        raise InputError(
+            f"{path}: expected black (0) and white (255). Received: {grey:.0%} of the pixels grey"
+        )
     return check_mask(path, mask > 127, size)
 
 

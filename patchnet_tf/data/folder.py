@@ -7,9 +7,9 @@
 
 The class folders, two or more, may have any names, the same in all splits. Sorted they are the classes 0, 1,
 ..., unless `classes` chooses some or orders them otherwise; of two, class 0 is black in heatmaps. Images are
-PNG, JPEG, BMP, TIFF, WebP or GIF with 8 bits per channel; other files and hidden ones are passed over, and
-subfolders are not searched. Where every training image is grey, all are read as grey, otherwise all as RGB,
-unless `channels` says otherwise.
+of any kind that `patchnet_tf.images` reads; other files and hidden ones are passed over, and subfolders are
+not searched. Where every training image is grey, all are read as grey, otherwise all as RGB, unless
+`channels` says otherwise.
 
 Localization is measured on validation images that have a mask of the kind `mask`: of two classes on those of
 class 1, of more on those of all.
@@ -20,6 +20,7 @@ the central 64 x 64 pixels, which is the model's `crop: [64, 64]`.
 """
 
 import glob
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -113,9 +114,15 @@ def class_files(folder: Path, classes: tuple[str, ...] | None) -> dict[str, list
         raise InputError(f"{folder}: expected the class folders {wanted}. Received: {listed(present)}")
     files = {name: image_files(folder / name) for name in names}
     if empty := [name for name in names if not files[name]]:
-        suffixes = ", ".join(sorted(SUFFIXES))
-        raise InputError("\n".join(f"{folder / name}: no images ({suffixes})" for name in empty))
+        raise InputError("\n".join(no_images(folder / name) for name in empty))
     return files
+
+
+def no_images(folder: Path) -> str:
+    """Return the complaint about a folder without images, with the kinds of files that are passed over."""
+    passed = Counter(file.suffix.lower() or "no suffix" for file in folder.iterdir() if file.is_file())
+    received = ", ".join(f"{count} of {suffix}" for suffix, count in passed.most_common(SHOWN))
+    return f"{folder}: no images ({', '.join(sorted(SUFFIXES))}). Received: {received or 'no files'}"
 
 
 def different(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
