@@ -11,9 +11,11 @@ from pydantic import ValidationError
 
 from ..config import Config, FilesData
 from ..contract import (
+    CONTENT,
     FAMILIAR,
     HEATMAP,
     HEATMAP_WANTED,
+    IDENTITY,
     IMAGE,
     KEY,
     PROBABILITY,
@@ -23,9 +25,11 @@ from ..contract import (
     make_classes,
 )
 from ..errors import InputError
+from ..model.identity import identity
 from ..model.local import LocalNetwork
 from ..model.patchnet import PatchNet
 from ..model.subnet import PatchSubnet
+from ..serving.digest import UNSET
 from ..serving.manifest import sha256
 from .signature import check_patchnet
 
@@ -125,6 +129,8 @@ def describe(model: PatchNet, precision: str, contract: Contract, extra: Mapping
     described = {
         VERSION: package_version(),
         KEY: contract.to_json(),
+        IDENTITY: identity(model, contract.classes),
+        CONTENT: UNSET,
         "precision": precision,
         "class_names": json.dumps(contract.classes.names),
         "patch_size": str(model.patch_size),

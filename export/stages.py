@@ -1,16 +1,16 @@
 """The stages of an export, the same for every format, and what a format adds to them."""
 
 import abc
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..contract import Contract
+from ..contract import IDENTITY, Contract
 from ..errors import InputError
-from ..files import place, staging, write_json
+from ..files import parse_json, place, staging, write_json
+from ..model.identity import unfinite
 from ..model.patchnet import PatchNet
-from ..serving import Predictor, manifest
+from ..serving import Predictor, digest, manifest
 from .comparison import Verification, compare
 from .metadata import contract_of, describe
 from .signature import check_patchnet
@@ -74,18 +74,24 @@ def export_model(
     Arguments, errors and what is returned are those of `to_onnx` and `to_saved_model`.
     """
     check_patchnet(model)
+    if weight := unfinite(model):
+        raise InputError(f"The model cannot be exported: NaN or infinity in the weight {weight}")
     target = file_format.check(model, Path(path))
     contract = contract_of(model, class_names, thresholds)
     described = describe(model, file_format.precision, contract, metadata or {})
     with staging(target) as folder:
         staged = folder / target.name
         file_format.write(model, staged, contract, described)
+        digest.seal(staged)
         verification = compare(model, file_format.open(staged), target, file_format.precision, images)
         file, vectors = file_format.records(staged)
         write_json(vectors, verification.test_vectors(), indent=None)
         beside = file_format.records(target)[0].parent
-        add_entries(file.parent, "verification.json", {file.name: verification.record()}, beside)
-        add_entries(file.parent, manifest.NAME, manifest.manifest(file.parent), beside)
+        same = {"identity": described[IDENTITY]}
+        add_entries(file.parent, "verification.json", {file.name: same | verification.record()}, beside)
+        listed = manifest.manifest(file.parent)
+        listed[file.name] |= same
+        add_entries(file.parent, manifest.NAME, listed, beside)
         # The export itself comes last, when everything about it is there.
         for part in sorted(folder.iterdir(), key=lambda part: part == staged):
             place(part, target.with_name(part.name))
@@ -95,7 +101,7 @@ def export_model(
 def add_entries(folder: Path, name: str, entries: dict, beside: Path) -> None:
     """Write a JSON file to `folder`: what is in `beside`, where other exports may lie, and `entries`."""
     try:
-        before = json.loads((beside / name).read_text(encoding="utf-8"))
+        before = parse_json((beside / name).read_bytes(), str(beside / name))
     except FileNotFoundError:
         before = {}
     except ValueError:

@@ -1,8 +1,10 @@
 """Exported files, verified again: whether one is whole, and computes what its model does."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..contract import IDENTITY, Contract
 from ..errors import InputError
 from ..model.patchnet import PatchNet
 from .comparison import TOLERANCE, Verification, VerificationError, compare
@@ -13,13 +15,16 @@ from .metadata import contract_of, describe
 ARCHITECTURE = ("patch_size", "stride", "crop", "border", "subnet", "pooling", "preprocessing")
 
 
-def verify(model: PatchNet, path: str | Path, *, images: Any = None) -> Verification:
+def verify(
+    model: PatchNet, path: str | Path, *, class_names: Sequence[str] = (), images: Any = None
+) -> Verification:
     """Run an exported file and compare it with the model that it was made from.
 
     Args:
         model: the PatchNet.
         path: an ONNX file; or a SavedModel, its version folder or the folder of its versions, of which the
             newest is taken.
+        class_names: of the model's classes, to compare with the file's; none means not to.
         images: (N, H, W, C), as the model takes them, to compare on beside generated ones; a few are used, of
             larger ones than the file takes their middle.
 
@@ -62,6 +67,11 @@ def verify(model: PatchNet, path: str | Path, *, images: Any = None) -> Verifica
             f"{path}: made from another model, with familiar={predict.contract.familiar}. "
             f"Received: a model with familiarity={model.familiarity is not None}"
         )
+    if class_names and tuple(class_names) != classes.names:
+        raise VerificationError(
+            f"{path}: made from another model, of the classes {', '.join(classes.names)}. "
+            f"Received: a model of {', '.join(class_names)}"
+        )
     check_same_model(predict.path, predict.metadata, model)
     return compare(model, predict, predict.path, predict.metadata["precision"], images)
 
@@ -76,9 +86,15 @@ def check_same_model(path: Path, described: dict[str, str], model: PatchNet) -> 
     missing = {"precision", *ARCHITECTURE} - described.keys()
     if missing or described["precision"] not in TOLERANCE:
         raise InputError(f"{path}: what it says of itself, such as precision, is missing or damaged")
-    expected = describe(model, described["precision"], contract_of(model), {})
+    names = Contract.from_metadata(described, str(path)).classes.names
+    expected = describe(model, described["precision"], contract_of(model, names), {})
     for key in ARCHITECTURE:
         if described[key] != expected[key]:
             raise VerificationError(
                 f"{path}: made from another model; its {key} is {described[key]}, the model's {expected[key]}"
             )
+    if described[IDENTITY] != expected[IDENTITY]:
+        raise VerificationError(
+            f"{path}: made from another model; its weights differ. "
+            f"Received: identity {expected[IDENTITY]}, of the file {described[IDENTITY][:64]}"
+        )

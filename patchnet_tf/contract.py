@@ -25,9 +25,12 @@ from pydantic import (
 
 from .errors import InputError
 
-# Keys in a file's metadata, which are texts: the contract, and the version of this package that wrote it.
+# Keys in a file's metadata, which are texts: the contract, the version of this package that wrote it, the
+# digest of the model's weights and classes, and that of the file itself.
 KEY = "patchnet_tf.contract"
 VERSION = "patchnet_tf.version"
+IDENTITY = "patchnet_tf.identity"
+CONTENT = "patchnet_tf.content"
 
 IMAGE = "image"  # pixels, (batch, height, width, channels)
 IMAGE_BYTES = "image_bytes"  # whole image files, (batch,); of SavedModels

@@ -1,8 +1,10 @@
 """MANIFEST.json beside exported files: their names, sizes and sha256, to tell altered or truncated ones."""
 
 import hashlib
-import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from ..errors import InputError
+from ..files import parse_json
 
 NAME = "MANIFEST.json"
 
@@ -20,24 +22,32 @@ def check(path: Path) -> None:
     """Compare a file, or every file of an exported folder, with the manifest that is there, if there is one.
 
     Raises:
-        ValueError: a file is missing or not as it was exported, or the manifest cannot be read.
+        InputError: a file is missing or not as it was exported, or the manifest cannot be read.
     """
     folder = path if path.is_dir() else path.parent
     if not (folder / NAME).is_file():
         return
-    try:
-        listed = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        expected = {name: entry["sha256"] for name, entry in listed.items()}
-    except (ValueError, AttributeError, KeyError, TypeError):
-        raise ValueError(f"{folder / NAME}: not a manifest of exported files") from None
+    expected = read(folder / NAME)
     for name in expected if path.is_dir() else expected.keys() & {path.name}:
         if not (folder / name).is_file():
-            raise ValueError(f"{folder / name}: missing, though {NAME} lists it")
+            raise InputError(f"{folder / name}: missing, though {NAME} lists it")
         if (found := sha256(folder / name)) != expected[name]:
-            raise ValueError(
+            raise InputError(
                 f"{folder / name}: altered or truncated since it was exported; {NAME} expects sha256 "
                 f"{expected[name]}. Received: sha256={found}"
             )
+
+
+def read(path: Path) -> dict[str, str]:
+    """Return the sha256 of each file that a manifest lists, by its path from there."""
+    try:
+        listed = parse_json(path.read_bytes(), str(path))
+        expected = {name: str(entry["sha256"])[:64] for name, entry in listed.items()}
+    except (InputError, AttributeError, KeyError, TypeError):
+        expected = None
+    if expected is None or any({"..", "/"} & {*PurePosixPath(name).parts} for name in expected):
+        raise InputError(f"{path}: not a manifest of exported files")
+    return expected
 
 
 def sha256(path: Path) -> str:

@@ -10,7 +10,7 @@ import onnxruntime
 from ..contract import HEATMAP_WANTED, IMAGE, PROBABILITY, Contract
 from ..errors import InputError, UnfitError, one_line
 from ..images.pixels import check_images
-from . import manifest
+from . import digest, manifest
 
 PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
@@ -78,7 +78,8 @@ class Predictor:
     """Runs a file made by `patchnet export --format onnx`. Threads may share one.
 
     Args:
-        path: the ONNX file. Where a MANIFEST.json lies beside it, its sha256 must be the one listed there.
+        path: the ONNX file. It must be as it was exported: by the digest that it carries, and, where a
+            MANIFEST.json lies beside it, by the sha256 that is listed there.
         device: "cpu" or "cuda".
         allow_fallback: let "cuda" run on the processor where CUDA cannot be had.
         threads: for one call on the processor; 0 means one per core.
@@ -141,6 +142,7 @@ class Predictor:
                 f"{path}: its contract is that of another model. Received: a contract for "
                 f"{self.contract.pixels.channels} channel(s), an input of {self.input_shape[3]}"
             )
+        digest.check(path, metadata)
 
     @property
     def class_names(self) -> tuple[str, ...]:

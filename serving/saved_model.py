@@ -1,6 +1,5 @@
 """An exported SavedModel as a Python function. This one needs TensorFlow, and imports it when it is made."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ import numpy as np
 
 from ..contract import FAMILIAR, IMAGE, IMAGE_BYTES, PROBABILITY, SERVING_DEFAULT, SIGNATURES
 from ..errors import extra, one_line
+from ..files import parse_json
 from . import manifest
+from .digest import METADATA
 from .predictor import Predictor
-
-METADATA = "assets.extra/metadata.json"
 
 
 class SavedModelPredictor(Predictor):
@@ -63,7 +62,7 @@ class SavedModelPredictor(Predictor):
 def read_metadata(folder: Path) -> dict[str, str]:
     """Return what a SavedModel says of itself."""
     try:
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        metadata = parse_json((folder / METADATA).read_bytes())
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError
     except (OSError, ValueError, AttributeError):

@@ -196,7 +196,13 @@ print(json.dumps([keras.backend.backend(), one, two, refused]))
     assert "mirrored needs the environment variable KERAS_BACKEND=tensorflow" in refused[0]
     assert "the processes did not find each other by KERAS_DISTRIBUTION_JOB_ADDRESSES" in refused[1]
     names = {f.name for f in (tmp_path / "two").iterdir()}
-    assert names == {"config.yaml", "checkpoint.npz", "history.csv", "model.keras"}  # no TensorBoard
+    assert names == {
+        "config.yaml",
+        "checkpoint.npz",
+        "history.csv",
+        "identity.json",
+        "model.keras",
+    }  # no TensorBoard
     assert (tmp_path / "one" / "heatmaps" / "epoch_0002.png").is_file()
 
 

@@ -82,6 +82,7 @@ def test_explain(run, rng, tmp_path):
         assert overlay.shape[0] > size[0]  # the legend is below
 
 
+@pytest.mark.filterwarnings(r"ignore:.*there is no identity\.json:UserWarning")
 def test_explain_without_class_names(run, rng, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(

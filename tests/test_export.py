@@ -19,7 +19,7 @@ from skimage import data as photographs
 from tensorflow_serving.apis import prediction_log_pb2
 
 import patchnet_tf as pn
-from patchnet_tf.contract import KEY, OUTPUTS, Classes, Contract, Pixels
+from patchnet_tf.contract import IDENTITY, KEY, OUTPUTS, Classes, Contract, Pixels
 from patchnet_tf.errors import InputError
 from patchnet_tf.export import VerificationError, to_onnx, to_saved_model, verify
 from patchnet_tf.export import graph as graphs
@@ -255,10 +255,12 @@ def test_files_beside(exported):
     assert names == {"model.onnx", "model.test_vectors.json", "verification.json", "MANIFEST.json"}
     listed = json.loads((folder / "MANIFEST.json").read_text())
     assert listed.keys() == names - {"MANIFEST.json"}
+    record = json.loads((folder / "verification.json").read_text())["model.onnx"]
+    same = open_exported(path).metadata[IDENTITY]
+    assert listed["model.onnx"].pop("identity") == record["identity"] == same
     for name, entry in listed.items():
         content = (folder / name).read_bytes()
         assert entry == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    record = json.loads((folder / "verification.json").read_text())["model.onnx"]
     assert record["largest_difference"] == {"probability": proved.probability, "heatmap": proved.heatmap}
     assert 0 < proved.heatmap < 1e-5
     assert len({tuple(batch["shape"]) for batch in record["batches"]}) > 1
@@ -436,10 +438,10 @@ def test_verify_of_a_damaged_file(damage, listed, plain, tmp_path):
         copied.write_bytes(content.replace(kernel, np.roll(np.frombuffer(kernel, "<f4"), 1).tobytes()))
     if not listed:
         (copied.parent / "MANIFEST.json").unlink()
-    error, message = InputError, "altered or truncated.*Received" if listed else "cannot load"
+    message = "altered or truncated" if listed else "cannot load"
     if damage == "altered" and not listed:
-        error, message = VerificationError, "differ"
-    with pytest.raises(error, match=message):
+        message = "altered since it was exported; .*Received"
+    with pytest.raises(InputError, match=message):
         verify(model, copied)
 
 

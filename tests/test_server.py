@@ -24,7 +24,7 @@ import urllib3
 
 import patchnet_tf as pn
 from patchnet_tf.errors import InputError
-from patchnet_tf.serving import Client, Predictor, manifest
+from patchnet_tf.serving import Client, Predictor, digest, manifest
 from patchnet_tf.serving.client import ServerError
 
 from .conftest import shake
@@ -1167,6 +1167,7 @@ def other_model(path, folder):
             weights.CopyFrom(onnx.numpy_helper.from_array(values + np.float32(0.1), weights.name))
     folder.mkdir()
     onnx.save(loaded, folder / path.name)
+    digest.seal(folder / path.name)
     (folder / manifest.NAME).write_text(json.dumps(manifest.manifest(folder)))
 
 

@@ -27,6 +27,7 @@ def test_run_folder(run, small):
         "config.yaml",
         "checkpoint.npz",
         "history.csv",
+        "identity.json",
         "model.keras",
         "tensorboard",
     }

@@ -85,7 +85,9 @@ def verify(
         exporter = load_exporter()
         with Reporter() as progress:
             progress("verifying", 0, 1)
-            verification = exporter.verify(model, path, images=held_back(config))
+            verification = exporter.verify(
+                model, path, class_names=config.data.classes or (), images=held_back(config)
+            )
             progress("verifying", 1, 1)
         say_differences(verification)
 

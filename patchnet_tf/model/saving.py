@@ -5,7 +5,9 @@ from pathlib import Path
 
 import keras
 
+from ..errors import InputError
 from . import local  # noqa: F401  (registers its layers)
+from .identity import unfinite
 from .layers import PatchDistributed
 from .patches import ExtractPatches
 from .patchnet import PatchNet
@@ -16,7 +18,8 @@ def load_model(path: str | Path) -> keras.Model:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a `.keras` file, or was saved by an earlier version of this package.
+        ValueError: it is not a `.keras` file, was saved by an earlier version of this package, or has weights
+            that are NaN or infinite.
 
     Example:
         >>> model.save("patchnet.keras")
@@ -38,4 +41,6 @@ def load_model(path: str | Path) -> keras.Model:
         raise ValueError(
             f"The model was saved by an earlier version of patchnet-tf; train it again. Received: path={path}"
         )
+    if weight := unfinite(model):
+        raise InputError(f"NaN or infinity in the weight {weight}. Received: path={path}")
     return model

@@ -125,6 +125,9 @@ def read_checkpoint(path: Path, file: Path | io.BytesIO, digest: str) -> tuple[l
         with np.load(file, allow_pickle=False) as saved:
             rows = [Row(int(row[0]), *map(float, row[1:])) for row in saved["history"]]
             state, trained_on = json.loads(str(saved["convergence"])), str(saved["images"])
+        best, reason = state["best_epoch"], state["reason"]
+        if type(best) is not int or best not in range(len(rows)) or not isinstance(reason, str | None):
+            raise ValueError
     except Exception:  # a damaged archive raises whatever zip, NumPy or JSON stumble over
         raise InputError(f"{path}: not the checkpoint of this run, or damaged") from None
     if trained_on != digest:

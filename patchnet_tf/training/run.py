@@ -3,6 +3,7 @@
     config.yaml        the whole configuration, defaults included
     checkpoint.npz     after each epoch: all that training needs to go on as if nothing had happened
     history.csv        a row for each finished epoch
+    identity.json      which model and which configuration belong together
     model.keras        the best weights; it is there when training has finished
     metrics.json       what `evaluate` measured
     heatmaps/          pictures
@@ -13,23 +14,27 @@ Each file is written beside its place and then renamed, so it is never half ther
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
+from pydantic_core import to_jsonable_python
 
 from ..config import Config, load_config
 from ..contract import Classes, Pixels, make_classes
 from ..data import Dataset
 from ..errors import InputError, one_line
-from ..files import holding
+from ..files import holding, parse_json, write_json
+from ..model.identity import identity
 from ..model.saving import load_model
 
 CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint.npz"
 HISTORY = "history.csv"
 MODEL = "model.keras"
+IDENTITY = "identity.json"
 METRICS = "metrics.json"
 HEATMAPS = "heatmaps"
 TENSORBOARD = "tensorboard"
@@ -137,4 +142,43 @@ def open_run(folder: str | Path) -> tuple[Config, keras.Model]:
             f"{folder / CONFIG}: the classes there are not those of {MODEL}, which has "
             f"{model.output_shape[-1]} output(s). Received: {', '.join(classes.names)}"
         )
+    check_identity(folder, config, model)
     return config, model
+
+
+def identity_of(config: Config, model: keras.Model) -> dict[str, Any]:
+    """Return what identity.json says: the identity of a model and that of its configuration."""
+    values = to_jsonable_python(config.identity())
+    values.pop("data.path", None)  # the images may move
+    return {"model": identity(model, classes_of(config)), "configuration": values}
+
+
+def write_identity(folder: Path, config: Config, model: keras.Model) -> None:
+    """Write identity.json."""
+    write_json(folder / IDENTITY, identity_of(config, model))
+
+
+def check_identity(folder: Path, config: Config, model: keras.Model) -> None:
+    """Raise InputError where a run's configuration or model is another than that of the training."""
+    path = folder / IDENTITY
+    if not path.is_file():
+        warnings.warn(
+            f"{folder}: there is no {IDENTITY}, as older versions wrote none; whether {CONFIG} and {MODEL} "
+            "belong together is not known",
+            stacklevel=3,
+        )
+        return
+    then, now = parse_json(path.read_bytes(), str(path)), identity_of(config, model)
+    if not (isinstance(then, dict) and isinstance(then.get("configuration"), dict)):
+        raise InputError(f"{path}: not written by a training")
+    # A key that one of the two lacks came or went with another version of this package.
+    both = then["configuration"].keys() & now["configuration"].keys()
+    if changed := sorted(key for key in both if then["configuration"][key] != now["configuration"][key]):
+        raise InputError(
+            f"{folder / CONFIG}: not what {MODEL} was trained with; it has another {', '.join(changed)}"
+        )
+    if then.get("model") != now["model"]:
+        raise InputError(
+            f"{folder / MODEL}: not the model that was trained there, whose identity is "
+            f"{str(then.get('model'))[:64]}. Received: {now['model']}"
+        )

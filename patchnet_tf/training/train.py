@@ -22,7 +22,7 @@ from .features import FeatureBatches
 from .history import Row
 from .kinds import kind_of
 from .recorder import Recorder, digest, read_checkpoint
-from .run import CHECKPOINT, CONFIG, HEATMAPS, MODEL, TENSORBOARD, begun, claim, with_classes
+from .run import CHECKPOINT, CONFIG, HEATMAPS, MODEL, TENSORBOARD, begun, claim, with_classes, write_identity
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,7 @@ def train_on(
     if group.is_main:
         if getattr(model, "familiarity", None):
             fit_familiarity(model, data.train.images, data.val.images)
+        write_identity(folder, config, model)
         with replacing(folder / MODEL) as part:
             model.save(part)
     return ending(recorder.rows, convergence.get_state())
