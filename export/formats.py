@@ -70,7 +70,7 @@ def places(run: Path, out: Path | None, formats: Sequence[Format]) -> list[Path]
         formats: to write.
 
     Raises:
-        InputError: `out` has no name.
+        InputError: `out` has no name, is the root of the file system, a device or a pipe.
 
     Example:
         >>> places(Path("runs/cells"), None, choose(["onnx", "saved_model"]))
@@ -79,6 +79,8 @@ def places(run: Path, out: Path | None, formats: Sequence[Format]) -> list[Path]
     name = run.resolve().name
     if out is None:
         out = run / "export" / name
+    elif not out.resolve().name or (out.exists() and not (out.is_dir() or out.is_file())):
+        raise InputError(f"--out: expected a file or folder, not a device or the root. Received: {out}")
     elif all(one.suffix for one in formats) and out.is_dir() and not any(out.glob("*/saved_model.pb")):
         out = out / name
     elif out.suffix and out.suffix in {kind.suffix for kind in FORMATS.values()}:

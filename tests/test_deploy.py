@@ -125,8 +125,8 @@ def test_batching():
 
 def test_compose():
     read = yaml.safe_load(deployed("compose.yaml"))
-    assert read["services"].keys() == {"cpu", "gpu"}
-    for name, service in read["services"].items():
+    assert read["services"].keys() == {"cpu", "gpu", "patchnet"}  # of the last: tests/test_operators.py
+    for name, service in [(name, read["services"][name]) for name in ("cpu", "gpu")]:
         assert service["image"].startswith("tensorflow/serving:2.")
         assert service["image"].endswith("-gpu") == (name == "gpu")
         flags = dict(flag.removeprefix("--").partition("=")[::2] for flag in service["command"])

@@ -9,6 +9,7 @@ import pytest
 import urllib3
 
 import patchnet_tf as pn
+from patchnet_tf.config import load_config
 from patchnet_tf.contract import Contract
 from patchnet_tf.errors import InputError, TooLargeError
 from patchnet_tf.evaluation.results import Run
@@ -18,6 +19,7 @@ from patchnet_tf.serving.batcher import Batcher
 from patchnet_tf.serving.protocols import Limits
 from patchnet_tf.serving.saved_model import SavedModelPredictor
 from patchnet_tf.serving.versions import Version
+from patchnet_tf.training.run import write_identity
 
 from .conftest import shake
 from .serving import serving
@@ -299,6 +301,7 @@ def test_thresholds_of_a_run(patchnet, tmp_path):
         f"name: run\ndata: {{kind: manifest, path: gone.csv, classes: [{listed}], multilabel: true}}\n"
         "model: {patch_size: 5, subnet: {filters: 4, depth: 2}}\ntraining: {epochs: 1}\n"
     )
+    write_identity(run, load_config(run / "config.yaml"), model)
     for thresholds, warnings in ((None, 2), ([0.5, 0.25, 0.75, 0.125], 1)):
         if thresholds:
             results = Run(validation={}, classes=names, multilabel=True, thresholds=thresholds)
