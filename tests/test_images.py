@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+from pathlib import Path
 
 import cv2
 import imagecodecs
@@ -10,9 +12,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from patchnet_tf.contract import Contract, Pixels
+from patchnet_tf.contract import MOST_CHANNELS, Contract, Pixels
 from patchnet_tf.errors import InputError, UnfitError
-from patchnet_tf.images.pixels import check_images, displayed, resized
+from patchnet_tf.images.pixels import COLOURS, check_images, displayed, resized
 from patchnet_tf.images.reading import decode, head, read_image
 
 from .test_validation import chunk
@@ -111,6 +113,15 @@ def test_displayed():
     both = displayed(np.ones((1, 1, 2), "float32"), Pixels(dtype="float32", channels=2))
     assert both.tolist() == [[[255, 255, 255]]]
     assert displayed(np.zeros((4, 5, 16), "float32"), Pixels(dtype="float32", channels=16)).shape == (4, 5, 3)
+
+
+def test_each_channel_has_a_colour_that_the_page_knows():
+    page = (Path(__file__).parents[1] / "serving" / "page" / "page.js").read_text()
+    assert re.findall(r'"(\w+)"', re.search(r"COLOURS = \[(.*?)\]", page, re.DOTALL)[1]) == [*COLOURS]
+    deep = Pixels(dtype="uint16", channels=MOST_CHANNELS)
+    alone = displayed(65535 * np.eye(MOST_CHANNELS, dtype="uint16")[None], deep)[0]
+    assert alone.tolist() == [[*colour] for colour in COLOURS.values()]
+    assert len(set(COLOURS.values())) == MOST_CHANNELS
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

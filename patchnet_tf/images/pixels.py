@@ -10,15 +10,24 @@ from ..contract import Pixels
 from ..errors import InputError, UnfitError
 
 GREY = np.array([0.299, 0.587, 0.114], "float32")  # of ITU-R BT.601, as Pillow has it
-COLOURS = (
-    (255, 0, 255),
-    (0, 255, 0),
-    (0, 0, 255),
-    (255, 255, 0),
-    (0, 255, 255),
-    (255, 0, 0),
-    (255, 255, 255),
-)
+COLOURS = {  # of channels that are not grey or RGB, by their number
+    "magenta": (255, 0, 255),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "cyan": (0, 255, 255),
+    "red": (255, 0, 0),
+    "white": (255, 255, 255),
+    "orange": (255, 128, 0),
+    "violet": (128, 0, 255),
+    "lime": (128, 255, 0),
+    "azure": (0, 128, 255),
+    "pink": (255, 0, 128),
+    "mint": (0, 255, 128),
+    "brown": (128, 64, 0),
+    "teal": (0, 128, 128),
+    "grey": (128, 128, 128),
+}
 
 
 def check_images(
@@ -139,7 +148,7 @@ def displayed(image: np.ndarray, pixels: Pixels) -> np.ndarray:
     low, high = (image.min(), image.max()) if pixels.per_image else pixels.range
     shown = np.clip((image.astype("float32") - low) / ((high - low) or 1), 0, 1)
     if channels not in (1, 3):
-        shown = np.minimum(shown @ np.array([COLOURS[k % len(COLOURS)] for k in range(channels)]) / 255, 1)
+        shown = np.minimum(shown @ np.array([*COLOURS.values()])[:channels] / 255, 1)
     return np.rint(255 * shown).astype("uint8")
 
 

@@ -3,7 +3,8 @@
 const byId = (id) => document.getElementById(id);
 const BLUE = [5, 113, 176], RED = [202, 0, 32];  // as in the pictures of `patchnet explain`
 // Of several channels, as `patchnet_tf.images.pixels.displayed` has them.
-const COLOURS = ["magenta", "green", "blue", "yellow", "cyan", "red", "white"];
+const COLOURS = ["magenta", "green", "blue", "yellow", "cyan", "red", "white", "orange", "violet", "lime",
+  "azure", "pink", "mint", "brown", "teal", "grey"];
 const STRENGTH = 0.65;  // how much of the colour a certain decision gets
 
 let model = "";  // its name; with what follows it comes from the server
@@ -72,7 +73,7 @@ function takes() {
     ? "Each image is scaled from its own least to its own largest value, so every decision depends on the whole image."
     : `Values from ${low} to ${high}${clip ? "; others are clipped to that" : ""}.`;
   const drawn = [1, 3].includes(channels) ? ""
-    : ` Drawn ${names.map((name, k) => `${name} in ${COLOURS[k % COLOURS.length]}`).join(", ")}.`;
+    : ` Drawn ${names.map((name, k) => `${name} in ${COLOURS[k]}`).join(", ")}.`;
   const which = select ? `channel(s) ${names.join(", ")} of a file` : `${channels} channel(s)`;
   return `This model takes ${dtype}, ${which}. ${scaled}${drawn}`;
 }
