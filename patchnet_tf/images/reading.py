@@ -1,19 +1,23 @@
 """The one set of rules by which image files become pixels: for training, `explain` and servers.
 
-An image file is, by these rules,
+An image file is, by these rules and what `contract.Pixels` asks for,
 
-    read        PNG, JPEG, TIFF, BMP, WebP of 8 bits per channel: grey, RGB, or black and white (0 and 255)
+    read        PNG, JPEG, TIFF, BMP, WebP of 8 bits per channel: grey, RGB, or black and white (0 and 255);
+                PNG of 16 bits; .npy; TIFF of up to 16 bits or floats and of several channels, with the extra
+                `microscopy`; DICOM, with the extra `dicom`
     converted   palettes and CMYK to RGB (without colour profiles); colour to grey, or grey to RGB, as the
-                model needs; an opaque alpha channel is dropped; turned as its EXIF orientation says
-    refused     other formats; 16 bits per channel, signed numbers, floats and other colour spaces;
-                transparent pixels; several frames or pages; truncated or damaged data; more bytes or pixels
-                than the limits, of which the bytes are counted and the pixels read from the file's head
-                before decoding; what is no regular file, such as a pipe
+                model needs; an opaque alpha channel is dropped; turned as its EXIF orientation says; signed
+                numbers and those that a file rescales to float32
+    refused     other formats; other numbers than the model takes, and numbers outside its range; other colour
+                spaces; transparent pixels; several frames or pages, unless one is chosen; truncated or
+                damaged data; more bytes or pixels than the limits, of which the bytes are counted and the
+                pixels read from the file's head before decoding; what is no regular file, such as a pipe
 
 Files on disk may be GIF too. Damage is what a decoder notices: PNG and WebP have checksums or are parsed
-strictly; of JPEG, whatever breaks its code, but not a changed bit that leaves other valid code; BMP and
-uncompressed TIFF hold plain numbers, of which any may be right. Of packages it needs numpy, pydantic, Pillow
-and simplejpeg alone.
+strictly; of JPEG, whatever breaks its code, but not a changed bit that leaves other valid code; BMP, .npy and
+uncompressed TIFF and DICOM hold plain numbers, of which any may be right. How each format is read stands in
+`patchnet_tf.images.formats`, the table of all in docs/images.md. Without the extras it needs numpy, pydantic,
+Pillow and simplejpeg alone; what an extra brings is imported when such a file comes.
 """
 
 import contextlib
@@ -61,7 +65,7 @@ def read_image(path: str | Path, pixels: Pixels | int) -> np.ndarray:
     """Read one image file by the rules above; GIF too.
 
     Args:
-        path: an image of 8 bits per channel, one frame, no transparency.
+        path: an image file without transparency.
         pixels: what the model takes; a number is that of channels of 8 bits: 1 to read grey, a colour image
             too; 3 to read RGB, a grey image too.
 
@@ -69,11 +73,14 @@ def read_image(path: str | Path, pixels: Pixels | int) -> np.ndarray:
         (H, W, channels) of the dtype that `pixels` has, turned as its EXIF orientation says.
 
     Raises:
-        InputError: it cannot be opened, is truncated or damaged, or is not such an image.
+        InputError: it cannot be opened, is truncated or damaged, or is not such an image; as of `decode`.
 
     Example:
         >>> read_image("cell.png", 1).shape
         (128, 128, 1)
+        >>> pixels = Pixels(dtype="uint16", range=(0, 4095), channels=2, select=("DAPI", "CENPA"))
+        >>> read_image("cell.ome.tif", pixels).dtype
+        dtype('uint16')
     """
     try:
         check_regular(Path(path))
