@@ -7,7 +7,7 @@ depth (Z), time (T) or pages that have no name, from which `Pixels.frame` choose
 import logging
 import math
 import re
-import warnings
+import threading
 from collections.abc import Sequence
 from typing import BinaryIO
 from xml.etree import ElementTree
@@ -37,8 +37,30 @@ COMPRESSIONS = {
 }
 
 
-for library in ("PIL", "tifffile"):  # what they remark about a file is not for a terminal
-    logging.getLogger(library).addHandler(logging.NullHandler())
+class Errors(logging.Handler):
+    """Keeps what a library logs as errors in each thread: tifffile reads what is left of a damaged file."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.of_thread = threading.local()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the first error since `forget`."""
+        self.of_thread.first = getattr(self.of_thread, "first", "") or record.getMessage()
+
+    def forget(self) -> None:
+        """Begin anew, in this thread."""
+        self.of_thread.first = ""
+
+    def check(self) -> None:
+        """Raise InputError if there was one in this thread."""
+        if first := getattr(self.of_thread, "first", ""):
+            raise InputError(f"damaged or truncated image ({first})")
+
+
+ERRORS = Errors()
+logging.getLogger("tifffile").addHandler(ERRORS)
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs is no more than it raises
 
 
 class TiffSource(Source):
@@ -48,6 +70,7 @@ class TiffSource(Source):
         with package("microscopy"):
             import imagecodecs  # noqa: F401  (tifffile decodes by it)
             from tifffile import TiffFile
+        ERRORS.forget()
         self.file = file
         self.tiff = TiffFile(file, _multifile=False)  # no file that an uploaded one names is opened
         try:
@@ -57,6 +80,7 @@ class TiffSource(Source):
         else:
             raise TooLargeError(f"expected at most {MOST_PAGES} pages")
         many = self.tiff.series
+        ERRORS.check()
         if not many:
             raise InputError("truncated: there is no image in it")
         if len(many) > 1:
@@ -81,6 +105,7 @@ class TiffSource(Source):
         self.channels -= bool(self.alpha)
         self.names = RGB if colour and self.channels == 3 else self.channel_names()
         self.dtype, self.kind = dtype_of(self.series.dtype), str(self.series.dtype)
+        ERRORS.check()
 
     def check_axes(self, axes: str) -> None:
         """Raise UnfitError unless it can be told what the axes are."""
@@ -148,6 +173,7 @@ class TiffSource(Source):
 
     def finished(self, planes: list[np.ndarray]) -> np.ndarray:
         """Return planes (H, W, C) as one image: without alpha, black as 0, turned as it is to be shown."""
+        ERRORS.check()
         image = np.concatenate(planes, axis=2)
         if self.alpha:
             most = np.iinfo(image.dtype).max if image.dtype.kind in "ui" else 1
@@ -204,9 +230,7 @@ def named(element: ElementTree.Element, name: str) -> bool:
 def open_tiff(file: BinaryIO) -> Source:
     """Read the head of a TIFF file: by Pillow where it can read the whole file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            source = PillowSource(file, "TIFF")
+        source = PillowSource(file, "TIFF")
         tags = source.image.tag_v2
         plain = (
             source.dtype == "uint8"
