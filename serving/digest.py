@@ -43,21 +43,31 @@ def with_digits(content: bytes, digits: str) -> bytes:
     return DIGITS.sub(rb"\g<1>" + digits.encode(), content)
 
 
-def check(path: Path, metadata: Mapping[str, str]) -> None:
-    """Compare a file with the digest that it carries, and its identity with the records beside it.
+def check(path: Path) -> None:
+    """Compare a file with the digest that it carries, if it does, before any runtime parses it.
 
     Raises:
-        InputError: it has no digest, was changed after its export, or a record is of another model.
+        InputError: it was changed after its export.
     """
-    if CONTENT not in metadata or IDENTITY not in metadata:
+    file = path if path.is_file() else path / METADATA
+    said = DIGITS.search(file.read_bytes()) if file.is_file() else None
+    if said and (computed := digest(path)) != said[2].decode():
+        raise InputError(
+            f"{path}: altered or truncated since it was exported; it expects of itself sha256 "
+            f"{said[2].decode()}. Received: sha256={computed}"
+        )
+
+
+def check_identity(path: Path, metadata: Mapping[str, str]) -> None:
+    """Compare what a file says is its model's identity with the records beside it.
+
+    Raises:
+        InputError: it has no identity or no digest, or a record is of another model.
+    """
+    if IDENTITY not in metadata or not re.fullmatch("[0-9a-f]{64}", metadata.get(CONTENT, "")):
         raise InputError(
             f"{path}: exported by an older version of this package; export it again. "
-            f"Received: {VERSION} {metadata.get(VERSION)}, without {CONTENT} or {IDENTITY}"
-        )
-    if (computed := digest(path)) != metadata[CONTENT]:
-        raise InputError(
-            f"{path}: altered since it was exported; it expects of itself sha256 {metadata[CONTENT][:64]}. "
-            f"Received: sha256={computed}"
+            f"Received: {VERSION} {metadata.get(VERSION)}, without {CONTENT} and {IDENTITY}"
         )
     for name, recorded in identities(path).items():
         if recorded != metadata[IDENTITY]:

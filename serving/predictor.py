@@ -118,6 +118,7 @@ class Predictor:
         if not path.is_file():
             raise FileNotFoundError(f"There is no model file {path}")
         manifest.check(path)
+        digest.check(path)
         self._session = open_session(path, PROVIDERS[device], threads)
         # An input with a default value is not among the session's inputs.
         optional = [tensor.name for tensor in self._session.get_overridable_initializers()]
@@ -142,7 +143,7 @@ class Predictor:
                 f"{path}: its contract is that of another model. Received: a contract for "
                 f"{self.contract.pixels.channels} channel(s), an input of {self.input_shape[3]}"
             )
-        digest.check(path, metadata)
+        digest.check_identity(path, metadata)
 
     @property
     def class_names(self) -> tuple[str, ...]:

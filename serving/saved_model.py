@@ -9,7 +9,7 @@ import numpy as np
 from ..contract import FAMILIAR, IMAGE, IMAGE_BYTES, PROBABILITY, SERVING_DEFAULT, SIGNATURES
 from ..errors import extra, one_line
 from ..files import parse_json
-from . import manifest
+from . import digest, manifest
 from .digest import METADATA
 from .predictor import Predictor
 
@@ -33,6 +33,7 @@ class SavedModelPredictor(Predictor):
         if not (path / "saved_model.pb").is_file():
             raise ValueError(f"{path}: not a SavedModel (there is no saved_model.pb in it)")
         manifest.check(path)
+        digest.check(path)
         metadata = read_metadata(path)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         with extra("train"):

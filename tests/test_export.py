@@ -29,6 +29,7 @@ from patchnet_tf.export.saved_model import SavedModel
 from patchnet_tf.images.reading import read_image
 from patchnet_tf.model import dense
 from patchnet_tf.model.preprocessing import GammaCorrection, ShadesOfGray
+from patchnet_tf.serving import digest
 
 from . import reference
 from .conftest import shake
@@ -438,9 +439,9 @@ def test_verify_of_a_damaged_file(damage, listed, plain, tmp_path):
         copied.write_bytes(content.replace(kernel, np.roll(np.frombuffer(kernel, "<f4"), 1).tobytes()))
     if not listed:
         (copied.parent / "MANIFEST.json").unlink()
-    message = "altered or truncated" if listed else "cannot load"
-    if damage == "altered" and not listed:
-        message = "altered since it was exported; .*Received"
+    message = "altered or truncated since it was exported; .*Received"
+    if damage == "truncated" and not listed:
+        message = "altered or truncated|cannot load"
     with pytest.raises(InputError, match=message):
         verify(model, copied)
 
@@ -712,6 +713,8 @@ def test_a_file_without_its_contract(served, plain, tmp_path, change, message):
     if (text := change(entry.value)) is not None:
         loaded.metadata_props.add(key=KEY, value=text)
     onnx.save(loaded, tmp_path / "model.onnx")
+    for changed in (version, tmp_path / "model.onnx"):
+        digest.seal(changed)
     for path, model in ((version, served[0]), (tmp_path / "model.onnx", plain[0])):
         for call in (open_exported, functools.partial(verify, model)):
             with pytest.raises(InputError) as caught:
@@ -736,6 +739,9 @@ def test_saved_model_of_the_next_version(served, tmp_path):
     with pytest.raises(InputError, match="missing"):
         verify(model, versions)
     (versions / "9" / "MANIFEST.json").unlink()
+    with pytest.raises(InputError, match="altered or truncated since"):
+        verify(model, versions)
+    digest.seal(versions / "9")
     with pytest.raises(InputError, match="cannot load"):
         verify(model, versions)
     with pytest.raises(InputError, match="a version already"):

@@ -101,7 +101,7 @@ def test_a_file_changed_after_its_export(model, copy):
     assert verify(model, path).heatmap < 1e-5
     scale_file(path)
     for opened in (Predictor, lambda path: verify(model, path), lambda path: Versions(path).refresh()):
-        with pytest.raises(ValueError, match=r"model\.onnx: altered since it was exported.*Received"):
+        with pytest.raises(ValueError, match=r"model\.onnx: altered or truncated since.*Received"):
             opened(path)
     digest.seal(path)
     Predictor(path)
@@ -118,7 +118,7 @@ def test_a_saved_model_changed_after_its_export(copy, part):
         content = content[:-4] + bytes(255 - b for b in content[-4:])
     assert content != (version / part).read_bytes()
     (version / part).write_bytes(content)
-    with pytest.raises(ValueError, match=r"altered since|cannot load"):
+    with pytest.raises(ValueError, match=r"altered or truncated since"):
         SavedModelPredictor(version)
 
 
@@ -128,6 +128,21 @@ def test_a_file_of_another_model(model, folder):
         verify(scaled(model, 1.001), path)
     with pytest.raises(VerificationError, match=r"of the classes cat, dog.*Received: a model of dog, cat"):
         verify(model, path, class_names=NAMES[::-1])
+
+
+def test_a_byte_changed_anywhere(copy, rng):
+    """Nearly all are noticed before ONNX Runtime reads the file."""
+    path = copy / "model.onnx"
+    (copy / "MANIFEST.json").unlink()
+    content = path.read_bytes()
+    for place in [0, len(content) - 1, *rng.integers(0, len(content), 60)]:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(ValueError, match=r"altered or truncated since|cannot load|older version|not the"):
+            Predictor(path)
+    for length in rng.integers(0, len(content), 20):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"altered or truncated since|cannot load|older version|not one"):
+            Predictor(path)
 
 
 @pytest.mark.parametrize("name", ["MANIFEST.json", "verification.json"])
@@ -171,6 +186,15 @@ def test_odd_manifests(copy, text):
     with pytest.raises(InputError) as caught:
         Predictor(copy / "model.onnx")
     assert str(caught.value) == f"{copy / 'MANIFEST.json'}: not a manifest of exported files"
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, "", "\udcff"])
+def test_odd_records(model, copy, text):
+    (copy / "verification.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(InputError, match=r"verification\.json: (JSON nested too deeply|not JSON)"):
+        Predictor(copy / "model.onnx")
+    with pytest.raises(InputError, match=r"verification\.json: not written by an export"):
+        to_onnx(model, copy / "other.onnx")
 
 
 def test_weights_that_are_no_numbers(model, copied_run, tmp_path):
