@@ -40,7 +40,8 @@ HEATMAP = "heatmap"
 FAMILIAR = "familiar"  # of models that keep what training's patches are like
 OUTPUTS = (PROBABILITY, HEATMAP)
 
-# Of TF Serving: what each signature returns. The last takes image files, the others pixels.
+# Of TF Serving: what each signature returns. The last takes image files, the others pixels; SavedModels for
+# pixels of which TensorFlow decodes no files do not have it.
 SERVING_DEFAULT = "serving_default"
 SIGNATURES = {
     SERVING_DEFAULT: OUTPUTS,

@@ -14,7 +14,7 @@ import patchnet_tf as pn
 from patchnet_tf.contract import Contract
 from patchnet_tf.errors import InputError
 from patchnet_tf.export import VerificationError, to_onnx, to_saved_model, verify
-from patchnet_tf.serving import Predictor
+from patchnet_tf.serving import Client, Predictor
 from patchnet_tf.serving.saved_model import SavedModelPredictor
 
 from . import reference
@@ -127,6 +127,16 @@ def test_saved_models_refuse_by_themselves(exported, rng):
     elif model.pixels.clip:
         image[0, 0, 0, 0] = 65535
         answer(image=tf.constant(image))
+
+
+def test_clients_of_tf_serving_send_them_as_they_are(exported, rng):
+    pixels, model, *_ = exported
+    pytest.importorskip("tensorflow_serving.apis")
+    transport = Client("grpc://127.0.0.1:1/v1/models/cells")._transport
+    image = images_of(pixels, rng, 1, 9, 9)
+    sent = tf.make_ndarray(transport.request("serving_default", "image", image).inputs["image"])
+    assert sent.dtype == model.pixels.dtype
+    np.testing.assert_array_equal(sent, image)
 
 
 def test_saved_models_decode_png_of_16_bits(exported, rng):

@@ -117,7 +117,7 @@ def export_run(folder: Path, file_format: str, out: Path | None, *, overwrite: b
     if "onnx" in names:
         print(
             f'Run it: from patchnet_tf.serving import Predictor; Predictor("{done[0].path}")(image), '
-            "where image is uint8 (height, width, channels)"
+            f"where image is {model.pixels.dtype} (height, width, channels)"
         )
 
 
