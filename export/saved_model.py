@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from ..contract import IMAGE, IMAGE_BYTES, OUTPUTS, SERVING_DEFAULT, SIGNATURES, Contract, Pixels
+from ..contract import IMAGE, IMAGE_BYTES, LARGEST, OUTPUTS, SERVING_DEFAULT, SIGNATURES, Contract, Pixels
 from ..errors import InputError
 from ..files import write_json
 from ..model.patchnet import PatchNet
@@ -169,7 +169,8 @@ def decode_16(file: tf.Tensor, channels: int) -> tf.Tensor:
     """Decode a PNG file of 16 bits and as many channels to (H, W, channels), uint16."""
     # TensorFlow would stretch 8 bits to 16, and make grey of colour. The bytes say depth and kind of colour.
     kind = {1: b"\x10\x00", 3: b"\x10\x02"}[channels]
-    right = tf.equal(tf.strings.substr(file, 24, 2), kind)
+    padded = tf.strings.join([file, 26 * " "])  # however short it is
+    right = tf.equal(tf.strings.substr(padded, 24, 2), kind)
     name = {1: "grey", 3: "RGB"}[channels]
     with tf.control_dependencies(
         [tf.debugging.assert_equal(right, True, f"This model takes PNG files of 16 bits, {name}")]
@@ -177,7 +178,6 @@ def decode_16(file: tf.Tensor, channels: int) -> tf.Tensor:
         return tf.io.decode_png(tf.identity(file), channels, dtype=tf.uint16)
 
 
-INTEGERS = {"uint8": (0, 255), "uint16": (0, 65535)}  # all that there are
 DECODERS = {"uint8": decode_8, "uint16": decode_16}  # by the dtype of pixels
 
 
@@ -211,7 +211,9 @@ def checks_of_numbers(image: tf.Tensor, pixels: Pixels) -> list[tf.Operation]:
     checks, (low, high) = [], pixels.range
     if pixels.dtype == "float32":
         checks.append(tf.debugging.assert_all_finite(image, "This model takes finite pixels"))
-    if not (pixels.clip or pixels.per_image or (low, high) == INTEGERS.get(pixels.dtype)):
+    elif (low, high) == (0, LARGEST[pixels.dtype]):
+        return checks
+    if not pixels.clip and not pixels.per_image:
         message = f"This model takes pixels in {low}..{high}"
         numbers = tf.cast(image, tf.float32)
         checks.append(tf.debugging.assert_greater_equal(tf.reduce_min(numbers), float(low), message))

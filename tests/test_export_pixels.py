@@ -154,6 +154,7 @@ def test_saved_models_decode_png_of_16_bits(exported, rng):
         tf.io.encode_png(eight),  # TensorFlow would multiply by 257
         tf.io.encode_png(np.repeat(image[..., :1], 4 - model.channels, axis=2)),
         tf.io.encode_jpeg(eight),
+        tf.constant(b""),
     ):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"takes PNG files of 16 bits, (grey|RGB)"):
             signatures["image_bytes"](image_bytes=bad[None])

@@ -7,6 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import urllib3
 
 from patchnet_tf.errors import InputError, UnfitError
@@ -19,6 +20,7 @@ from .serving import serving
 from .test_model_pixels import images_of, make
 
 grpc = pytest.importorskip("tritonclient.grpc", reason="needs the extra serve")
+
 
 PIXELS = {
     "uint16": {"dtype": "uint16", "range": [0, 4095], "channels": 1},
@@ -60,6 +62,8 @@ def b64(file):
 @pytest.mark.parametrize("name", PIXELS)
 def test_every_way_to_send_an_image(name, predictors, rng):
     """As JSON has it, in files, and as bytes: the same numbers, of the model's dtype."""
+    from patchnet_tf.serving.server.rpc import tensors
+
     predict, pixels = predictors[name], PIXELS[name]
     image = images_of(pixels, rng, 7, 9)
     datatype = {"uint16": "UINT16", "float32": "FP32"}[name]
@@ -69,12 +73,20 @@ def test_every_way_to_send_an_image(name, predictors, rng):
     def v2(data, name="image", datatype=datatype, shape=shape):
         return read_v2([Tensor(name, datatype, shape, data)], (), predict, Limits())
 
+    contents = {"uint16": "uint_contents", "float32": "fp32_contents"}[name]
+    message = grpc.service_pb2.ModelInferRequest()
+    sent = message.inputs.add(name="image", datatype=datatype, shape=shape)
+    getattr(sent.contents, contents).extend(image.ravel().tolist())
+    tiff = io.BytesIO()
+    tifffile.imwrite(tiff, image.transpose(2, 0, 1), photometric="minisblack", metadata={"axes": "CYX"})
     requests = {
         "rows": read_v1({"instances": json.loads(json.dumps([image.tolist()]))}, predict, Limits()),
         "file": read_v1({"instances": [b64(file)]}, predict, Limits()),
         "flat": v2(image.ravel().tolist()),
         "nested": v2([image.tolist()]),
         "bytes": v2(image.astype(image.dtype.newbyteorder("<")).tobytes()),
+        "gRPC": read_v2(tensors(message), (), predict, Limits()),
+        "TIFF": read_v1({"instances": [b64(tiff.getvalue())]}, predict, Limits()),
         "file as bytes": v2([file], "image_bytes", "BYTES", [1]),
     }
     for way, request in requests.items():
