@@ -232,3 +232,13 @@ def test_without_the_packages_8_bits_are_read(tmp_path):
     assert (
         message == "16.tif: a kind of image that needs more packages: pip install 'patchnet-tf[microscopy]'"
     )
+
+
+def test_a_file_larger_than_memory_allows_is_read_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr("patchnet_tf.images.reading.MAX_BYTES", 5000)
+    (tmp_path / "a.tif").write_bytes(written(STACK, **OME))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif", deep(3, frame=2)), IMAGE)
+    np.save(tmp_path / "a.npy", STACK)
+    for read in (head, lambda path: read_image(path, 1)):
+        with pytest.raises(InputError, match=r"a.npy: expected at most 5000 bytes. Received: 14528"):
+            read(tmp_path / "a.npy")

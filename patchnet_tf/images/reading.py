@@ -34,7 +34,7 @@ from ..errors import FormatError, InputError, TooLargeError, UnfitError, one_lin
 from .formats import FORMATS, LONGEST_START, ON_DISK, RGB, Format, Source
 from .pixels import check_values, grey_of
 
-MAX_BYTES = 2**28  # of one file
+MAX_BYTES = 2**28  # of one file, but for formats of which a part can be read
 MAX_PIXELS = 2**26  # of one image: 8192 x 8192
 LONGEST = 300  # characters of a complaint
 TAKES = {"uint8": ("uint8",), "uint16": ("uint16",), "float32": ("uint8", "uint16", "float32")}
@@ -85,10 +85,9 @@ def read_image(path: str | Path, pixels: Pixels | int) -> np.ndarray:
     try:
         check_regular(Path(path))
         with Path(path).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            return read_open(file, asked(pixels), str(path), MAX_BYTES, MAX_PIXELS, ON_DISK)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return decode(content, pixels, what=str(path), formats=ON_DISK)
 
 
 def head(path: str | Path, *, window: bool = False) -> Head:
@@ -107,7 +106,7 @@ def head(path: str | Path, *, window: bool = False) -> Head:
     """
     try:
         check_regular(Path(path))
-        with Path(path).open("rb") as file, opened(file, str(path), ON_DISK) as source:
+        with Path(path).open("rb") as file, opened(file, str(path), MAX_BYTES, ON_DISK) as source:
             dtype = "uint8" if window and source.windowed() else source.dtype
             return Head(dtype, source.channels, source.names, source.size)
     except OSError as error:
@@ -153,17 +152,25 @@ def decode(
         >>> decode(Path("cell.png").read_bytes(), 1).shape
         (128, 128, 1)
     """
-    if isinstance(pixels, int):
-        pixels = Pixels(channels=pixels)
     if len(file) > max_bytes:
         raise TooLargeError(f"{what}: expected at most {max_bytes} bytes. Received: {len(file)}")
-    if not file:
-        raise InputError(f"{what}: empty file")
-    with opened(io.BytesIO(file), what, formats) as source:
+    return read_open(io.BytesIO(file), asked(pixels), what, max_bytes, max_pixels, formats)
+
+
+def asked(pixels: Pixels | int) -> Pixels:
+    """Return what is asked for; a number is short for that of channels of 8 bits."""
+    return Pixels(channels=pixels) if isinstance(pixels, int) else pixels
+
+
+def read_open(
+    file: BinaryIO, pixels: Pixels, what: str, max_bytes: int, max_pixels: int, formats: Collection[Format]
+) -> np.ndarray:
+    """Read an open file; see `decode`."""
+    with opened(file, what, max_bytes, formats) as source:
         height, width = source.size
         if height * width > max_pixels:
-            size = f"{height} x {width} (height x width)"
-            raise TooLargeError(f"{what}: expected at most {max_pixels} pixels. Received: {size}")
+            shape = f"{height} x {width} (height x width)"
+            raise TooLargeError(f"{what}: expected at most {max_pixels} pixels. Received: {shape}")
         windowed = pixels.window and source.windowed()
         if source.dtype is None or not (windowed or source.dtype in TAKES[pixels.dtype]):
             raise UnfitError(f"{what}: expected {EXPECTED[pixels.dtype]}. Received: {source.kind}")
@@ -217,19 +224,26 @@ def channel_number(channel: int | str, source: Source) -> int:
 
 
 @contextlib.contextmanager
-def opened(file: BinaryIO, what: str, formats: Collection[Format]) -> Iterator[Source]:
-    """Open an image file and read its head alone.
+def opened(file: BinaryIO, what: str, max_bytes: int, formats: Collection[Format]) -> Iterator[Source]:
+    """Read the head of an image file alone.
 
     Raises:
-        InputError: 400, damaged; 413, far too many pixels; 415, another format.
+        InputError: 400, empty or damaged; 413, too many bytes, unless an image is a part of them, or far too
+            many pixels; 415, another format.
         OSError: it cannot be read.
     """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
     start = file.read(LONGEST_START)
     file.seek(0)
+    if not size:
+        raise InputError(f"{what}: empty file")
     kind = next((kind for kind in formats if kind.begins.match(start)), None)
     if kind is None:
         names = ", ".join(kind.name for kind in sorted(formats) if kind.suffixes)
         raise FormatError(f"{what}: not an image file of a kind that is read ({names})")
+    if size > max_bytes and not kind.in_parts:
+        raise TooLargeError(f"{what}: expected at most {max_bytes} bytes. Received: {size}")
     with complaints(what):
         source = kind.open(file)
     try:

@@ -67,12 +67,14 @@ class Format(NamedTuple):
         suffixes: of its files, in small letters.
         begins: matches the first bytes of its files.
         open: reads the head of a file; raises any exception where it is damaged.
+        in_parts: whether an image is read without the rest of the file, which may then be very large.
     """
 
     name: str
     suffixes: tuple[str, ...]
     begins: re.Pattern[bytes]
     open: Callable[[BinaryIO], Source]
+    in_parts: bool = False
 
 
 @contextlib.contextmanager

@@ -250,5 +250,5 @@ def open_tiff(file: BinaryIO) -> Source:
 
 
 TIFF: Format = pillow("TIFF", rb"II\*\0|MM\0\*|MM\*\0|II\0\*|MM\0\+|II\+\0", ".tif", ".tiff")._replace(
-    open=open_tiff
+    open=open_tiff, in_parts=True
 )
