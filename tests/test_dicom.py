@@ -203,6 +203,7 @@ BAD = {
     "deflated": (made(syntax=DeflatedExplicitVRLittleEndian), "Received: a deflated file"),
     "cut": (made()[:-10], "damaged or truncated.*less than expected"),
     "cut head": (made()[:300], "damaged or truncated|with pixels"),
+    "frames": (made(NumberOfFrames=2**31 - 1), "expected one image. Received: several frames"),
     "colours": (made(PhotometricInterpretation="HSV"), "expected grey or colour. Received: HSV"),
     "large code": (
         changed(larger),

@@ -4,6 +4,7 @@ The numbers are those that the file rescales its stored ones to, or with `Pixels
 window makes of them. MONOCHROME1 is inverted within the stored range, so that a greater number is brighter.
 """
 
+import functools
 import re
 import struct
 import warnings
@@ -34,10 +35,9 @@ class DicomSource(Source):
     """A DICOM file."""
 
     def __init__(self, file: BinaryIO) -> None:
-        with package("dicom"):
-            import pydicom
-            from pydicom.pixels import get_decoder
-        warnings.filterwarnings("ignore", module="pydicom")  # what is odd and can be read is no one's concern
+        pydicom = library()
+        from pydicom.pixels import get_decoder
+
         self.file = file
         if DEFLATED in file.read():  # in the file's head; pydicom would unpack it, however much it is
             raise UnfitError("expected pixels alone to be compressed. Received: a deflated file")
@@ -73,7 +73,8 @@ class DicomSource(Source):
                 8: "uint8",
                 16: "uint8" if self.data.PhotometricInterpretation == PALETTE else "uint16",
             }.get(self.bits)
-        rescaled = [self.described(frame, "PixelValueTransformationSequence") for frame in range(self.count)]
+        frames = range(max(len(self.data.get("PerFrameFunctionalGroupsSequence") or []), 1))
+        rescaled = [self.described(frame, "PixelValueTransformationSequence") for frame in frames]
         if any(item.get("ModalityLUTSequence") for item in rescaled):
             return "uint16"
         if self.signed or self.bits > 16 or any(map(changes, rescaled)):
@@ -170,6 +171,15 @@ class DicomSource(Source):
 
     def close(self) -> None:
         """Nothing is held but the file that was given."""
+
+
+@functools.cache
+def library() -> Any:
+    """Return pydicom, whose remarks on what is odd and can be read are not shown."""
+    with package("dicom"):
+        import pydicom
+    warnings.filterwarnings("ignore", module="pydicom")
+    return pydicom
 
 
 def check_coded_size(data: Any, frame: int) -> None:
