@@ -10,7 +10,17 @@ export.verify(model, "model.onnx")
 from .comparison import Batch, Verification, VerificationError
 from .formats import FORMATS
 from .onnx import to_onnx
+from .runtimes import RUNTIMES
 from .saved_model import to_saved_model
 from .verification import verify
 
-__all__ = ["FORMATS", "Batch", "Verification", "VerificationError", "to_onnx", "to_saved_model", "verify"]
+__all__ = [
+    "FORMATS",
+    "RUNTIMES",
+    "Batch",
+    "Verification",
+    "VerificationError",
+    "to_onnx",
+    "to_saved_model",
+    "verify",
+]

@@ -318,8 +318,18 @@ def test_export_and_verify(patchnet, place, tmp_path):
     code, stdout, stderr = patchnet("export", run, "--size", "70x90", "--out", tmp_path / "folder")
     assert (code, "smaller than those that the file takes" in stderr) == (0, True)
     assert Predictor(tmp_path / "folder" / "run.onnx").metadata["run"] == "run"
-    code, stdout, stderr = patchnet("verify", tmp_path / "folder" / "run.onnx", run)
+    fixed = tmp_path / "folder" / "run.onnx"
+    code, stdout, stderr = patchnet("verify", fixed, run, "--runtime", "onnxruntime")
     assert (code, "(2 batches" in stdout) == (0, True)
+    assert "right" in stdout
+    assert "70 x 90" in stdout
+    vectors = fixed.with_suffix(".test_vectors.json")
+    batches = json.loads(vectors.read_text())
+    batches[0]["heatmap"][0][0][0] += 0.5
+    (tmp_path / "folder" / "MANIFEST.json").unlink()
+    vectors.write_text(json.dumps(batches))
+    code, stdout, stderr = patchnet("verify", fixed, run, "--runtime", "onnxruntime")
+    assert (code, "wrong" in stdout, "5.0e-01" in stdout) == (1, True, True)
     for path in (out.with_suffix(".onnx"), out / "1" / "saved_model.pb"):
         path.write_bytes(path.read_bytes()[:-10])
         code, stdout, stderr = patchnet("verify", path if path.suffix == ".onnx" else out, run)
@@ -353,6 +363,7 @@ def test_an_export_that_differs_is_exit_1(patchnet, place, tmp_path, monkeypatch
         (["export", "run", "--format", "tflite"], "tflite"),
         (["export", "run", "--format", "saved_model", "--size", "9x9"], "for the ONNX file"),
         (["verify", "none.onnx", "run"], "no such file"),
+        (["verify", "text.png", "run", "--runtime", "tvm"], "--runtime: expected one of onnxruntime"),
         (["verify", "text.png", "run"], "cannot load it"),
         (["verify", "other", "run"], "neither a SavedModel"),
         (["verify", "text.png", "cut"], "training has not finished"),

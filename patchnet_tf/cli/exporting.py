@@ -1,6 +1,7 @@
 """`patchnet export` and `verify`."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import InputError
-from .console import Reporter, heavy_imports, one_line_errors, say
+from .console import Reporter, Table, heavy_imports, one_line_errors, say, show
 from .options import RunFolder, read_size
 
 if TYPE_CHECKING:
     from ..config import Config
 
+RUNTIMES = ("onnxruntime", "openvino", "opencv", "litert", "node", "web")
 MOST_IMAGES = 1024  # in a batch of a fixed size, which the file is tried with
 
 
@@ -70,17 +72,30 @@ def verify(
         typer.Argument(metavar="FILE", help="ONNX file, or folder of a SavedModel.", show_default=False),
     ],
     run: RunFolder,
+    runtimes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--runtime",
+            metavar="NAME",
+            help=f"Run the test vectors beside FILE in {', '.join(RUNTIMES)}, and print a table; may be "
+            "given several times. node and web are found in this folder's node_modules.",
+        ),
+    ] = None,
 ) -> None:
     """Compare an exported file with the run that it was made from, as `patchnet export` does.
 
     Says whether the file was altered since (sha256), and the largest differences from Keras. The exit code
-    is 2 for a file that is altered, truncated or not ours, and 1 for one that computes something else.
+    is 2 for a file that is altered, truncated or not ours, and 1 for one that computes something else, or
+    does in one of the runtimes.
 
-    Example: patchnet verify runs/cells/export/cells.onnx runs/cells
+    Example: patchnet verify runs/cells/export/cells.onnx runs/cells --runtime openvino --runtime opencv
     """
     with one_line_errors():
         if not path.exists():
             raise InputError(f"{path}: there is no such file")
+        for name in runtimes or ():
+            if name not in RUNTIMES:
+                raise InputError(f"--runtime: expected one of {', '.join(RUNTIMES)}. Received: {name}")
         config, model = open_patchnet(run)
         exporter = load_exporter()
         with Reporter() as progress:
@@ -90,6 +105,27 @@ def verify(
             )
             progress("verifying", 1, 1)
         say_differences(verification)
+        if runtimes and not try_runtimes(exporter, verification, dict.fromkeys(runtimes)):
+            raise typer.Exit(1)
+
+
+def try_runtimes(exporter: ModuleType, verification: Any, names: Iterable[str]) -> bool:
+    """Print what each runtime makes of a file's test vectors; return whether all is right."""
+    path = verification.path
+    [kind] = [kind for kind in exporter.FORMATS.values() if kind.recognizes(path)]
+    vectors, contract = kind.records(path)[1], kind.open(path).contract
+    table = Table("runtime", "images", *(f"{name} off by" for name in contract.outputs), "")
+    right = True
+    for name in names:
+        version, trials = exporter.runtimes.try_vectors(exporter.RUNTIMES[name], path, vectors, contract)
+        for trial in trials:
+            good = trial.right(verification.tolerance)
+            right &= good
+            off = [f"{trial.differences[k]:.1e}" if k in trial.differences else "" for k in contract.outputs]
+            shape = " x ".join(map(str, trial.shape))
+            table.add_row(version, shape, *off, "right" if good else trial.said or "wrong")
+    show(table)
+    return right
 
 
 def export_run(folder: Path, file_format: str, out: Path | None, *, overwrite: bool, **options: Any) -> None:
