@@ -51,6 +51,7 @@ TOOLS = [
     "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
     "trustme>=1.2,<2",
+    'atheris>=3,<4; sys_platform == "linux" and platform_machine == "x86_64" and python_version < "3.14"',
     "ruff>=0.12,<1",
     "build>=1.2,<2",
     "setuptools>=77",

@@ -29,6 +29,7 @@ import numpy as np
 import urllib3
 
 SIZE, CHANNELS = 128, 3
+HEADER_LENGTH = "inference-header-content-length"
 Ask = Callable[[np.ndarray], object]
 
 
@@ -41,8 +42,8 @@ def export(path: Path, patch_size: int, filters: int, depth: int) -> None:
 
 
 @contextlib.contextmanager
-def serving(path: Path, max_batch: int) -> Iterator[str]:
-    """Serve a file; yield the server's address."""
+def serving(path: Path, *options: object) -> Iterator[tuple[str, int]]:
+    """Serve a model; yield the server's address and its process."""
     command = [
         sys.executable,
         "-m",
@@ -54,9 +55,8 @@ def serving(path: Path, max_batch: int) -> Iterator[str]:
         "--grpc-port",
         -1,
     ]
-    command += ["--max-batch", max_batch, "--max-waiting", 10_000]
     server = subprocess.Popen(
-        [str(part) for part in command], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [str(part) for part in (*command, *options)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     try:
         for line in server.stderr:
@@ -66,10 +66,23 @@ def serving(path: Path, max_batch: int) -> Iterator[str]:
         else:
             sys.exit("the server did not start")
         threading.Thread(target=server.stderr.read, daemon=True).start()
-        yield f"http://{host}:{port}"
+        yield f"http://{host}:{port}", server.pid
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
+
+
+def request(image: np.ndarray, output: str) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of a V2 request for one output of an image, both as bytes."""
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, *image.shape]}
+    tensor["parameters"] = {"binary_data_size": image.size}
+    said = {
+        "inputs": [tensor],
+        "outputs": [{"name": output}],
+        "parameters": {"binary_data_output": True},
+    }
+    head = json.dumps(said).encode()
+    return head + image.tobytes(), {HEADER_LENGTH: str(len(head))}
 
 
 def asking(address: str, model: str, output: str) -> Ask:
@@ -77,21 +90,11 @@ def asking(address: str, model: str, output: str) -> Ask:
     pool = urllib3.PoolManager(maxsize=64, retries=False, timeout=600)
 
     def ask(image: np.ndarray) -> np.ndarray:
-        tensor = {"name": "image", "datatype": "UINT8", "shape": [1, *image.shape]}
-        tensor["parameters"] = {"binary_data_size": image.size}
-        request = {
-            "inputs": [tensor],
-            "outputs": [{"name": output}],
-            "parameters": {"binary_data_output": True},
-        }
-        head = json.dumps(request).encode()
-        headers = {"inference-header-content-length": str(len(head))}
-        answer = pool.request(
-            "POST", f"{address}/v2/models/{model}/infer", body=head + image.tobytes(), headers=headers
-        )
+        body, headers = request(image, output)
+        answer = pool.request("POST", f"{address}/v2/models/{model}/infer", body=body, headers=headers)
         if answer.status != 200:
             raise RuntimeError(answer.data.decode())
-        return np.frombuffer(answer.data[int(answer.headers["inference-header-content-length"]) :], "<f4")
+        return np.frombuffer(answer.data[int(answer.headers[HEADER_LENGTH]) :], "<f4")
 
     return ask
 
@@ -166,7 +169,7 @@ def main() -> None:
         row("in process", "probability", predict.probability)
         row("in process", "heatmap", predict)
         for way, max_batch in (("no batches", 1), ("batches", options.clients)):
-            with serving(path, max_batch) as address:
+            with serving(path, "--max-batch", max_batch, "--max-waiting", 10_000) as (address, _):
                 for output in counts:
                     row(f"served, {way}", output, asking(address, path.stem, output), address)
 
