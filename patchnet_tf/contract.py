@@ -253,6 +253,14 @@ class Contract(Part):
             outputs.append(Tensor(FAMILIAR, "bool", ("batch", "height", "width")))
         return {output.name: output for output in outputs}
 
+    @property
+    def signatures(self) -> dict[str, tuple[str, ...]]:
+        """What each of TF Serving's signatures returns; those of all outputs `FAMILIAR` too."""
+        return {
+            name: tuple(self.outputs) if outputs == OUTPUTS else outputs
+            for name, outputs in SIGNATURES.items()
+        }
+
     def class_of(self, probability: float) -> str:
         """Return the name of the class that a probability of class 1 means, of two exclusive classes.
 

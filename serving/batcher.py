@@ -169,8 +169,13 @@ class Batcher:
         predict, images = batch[0][0].version.predict, np.stack([image for _, image in batch])
         if not self.heatmap:
             return [Prediction(one(q), None) for q in predict.probability(images, run_options=options)]
-        q, maps = predict(images, run_options=options)
-        return [Prediction(one(q[k]), maps_of(maps[k], job.classes)) for k, (job, _) in enumerate(batch)]
+        made = predict(images, run_options=options)
+        answers = []
+        for k, (job, _) in enumerate(batch):
+            answers.append(Prediction(one(made.probability[k]), maps_of(made.heatmap[k], job.classes)))
+            if made.familiar is not None:
+                answers[-1].familiar = made.familiar[k]
+        return answers
 
     def _size(self, images: Iterable[np.ndarray], version: Version) -> int:
         """Return how many pixels images have together, those of each class's map counted."""

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import urllib3
 
-from ..contract import HEATMAP, IMAGE, IMAGE_BYTES, PROBABILITY, SERVING_DEFAULT, Contract
+from ..contract import FAMILIAR, HEATMAP, IMAGE, IMAGE_BYTES, PROBABILITY, SERVING_DEFAULT, Contract
 from ..errors import InputError, extra
 from .predictor import Prediction, one
 
@@ -23,7 +23,9 @@ ADDRESS = "SCHEME://HOST:PORT/v1/models/NAME or .../NAME/versions/NUMBER, with h
 PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/([0-9]+))?(?::predict)?/?")
 DTYPES = ("uint8", "uint16", "float32")
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
+DTYPES = {PROBABILITY: "float32", HEATMAP: "float32", FAMILIAR: "bool"}
 UNNAMED = "TF Serving does not say what the classes are; the contract in the exported file does"
+BOOL = 10  # TensorFlow's DT_BOOL
 Answer = TypeVar("Answer")
 
 
@@ -155,7 +157,10 @@ class Client:
         signature = IMAGE_BYTES if isinstance(image, bytes) else SERVING_DEFAULT
         outputs = self._predict(image, signature, classes)
         batch = isinstance(image, np.ndarray) and image.ndim == 4
-        return Prediction.of(outputs[PROBABILITY], outputs[HEATMAP], lambda: self.contract, batch)
+        made = Prediction.of(outputs[PROBABILITY], outputs[HEATMAP], lambda: self.contract, batch)
+        if FAMILIAR in outputs:
+            made.familiar = outputs[FAMILIAR] if batch else outputs[FAMILIAR][0]
+        return made
 
     def probability(self, image: np.ndarray) -> Any:
         """Return the probability alone, at a small part of the heatmap's cost; pixels and errors as above."""
@@ -272,7 +277,7 @@ class Rest:
         body = json.dumps(request, separators=(",", ":"))
         outputs = self._ask("POST", ":predict", timeout, body.encode())["outputs"]
         named = outputs if isinstance(outputs, dict) else {signature: outputs}
-        return {output: np.array(values, "float32") for output, values in named.items()}
+        return {output: np.array(values, DTYPES.get(output, "float32")) for output, values in named.items()}
 
     def status(self, timeout: float) -> list[VersionState]:
         """Return the versions that the server knows."""
@@ -437,11 +442,12 @@ TRANSPORTS: dict[str, Callable[..., Transport]] = {"http": Rest, "https": Rest, 
 
 
 def array(tensor: Any) -> np.ndarray:
-    """Return a TensorProto of float32 as an array; servers write either the bytes or the numbers."""
+    """Return a TensorProto of float32 or bool as an array; servers write either the bytes or the numbers."""
     shape = [dim.size for dim in tensor.tensor_shape.dim]
+    dtype, numbers = ("bool", tensor.bool_val) if tensor.dtype == BOOL else ("<f4", tensor.float_val)
     if tensor.tensor_content:
-        return np.frombuffer(tensor.tensor_content, "<f4").reshape(shape)
-    values = np.array(tensor.float_val, "float32")
+        return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
+    values = np.array(numbers, dtype)
     return np.broadcast_to(values, shape) if values.size == 1 else values.reshape(shape)
 
 

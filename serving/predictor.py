@@ -37,7 +37,7 @@ class Prediction(Outputs):
         heatmap: float32 in [0, 1], (H, W) or (B, H, W), where 1 speaks for class 1 and 0 for class 0; of K
             classes (H, W, K) or (B, H, W, K), or with as many maps as were asked for.
         familiar: bool (H, W) or (B, H, W), where the image is like those of training; None where the model
-            does not say, or a server, which does not pass it on.
+            does not say.
     """
 
     familiar: np.ndarray | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contract import HEATMAP, IMAGE, IMAGE_BYTES, OUTPUTS, SERVING_DEFAULT, SIGNATURES
+from ..contract import FAMILIAR, IMAGE, IMAGE_BYTES, PROBABILITY, SERVING_DEFAULT, SIGNATURES
 from ..errors import InputError, TooLargeError, UnfitError
 from ..images.reading import decode
 from .predictor import Prediction, Predictor
@@ -21,10 +21,9 @@ from .requests import file_from_base64, pixels_from_lists, stored, type_name
 
 HEADER_LENGTH = "inference-header-content-length"  # of the JSON in a V2 request or answer with binary data
 CLASSES = "classes"  # a parameter of requests: whose maps are wanted
-DATATYPES = {"uint8": "UINT8", "uint16": "UINT16", "float32": "FP32"}  # of the V2 protocol, by numpy's
+DATATYPES = {"uint8": "UINT8", "uint16": "UINT16", "float32": "FP32", "bool": "BOOL"}  # V2's of numpy's
 INPUTS = (IMAGE, IMAGE_BYTES)
 INPUT_NAMES = f'"{IMAGE}" or "{IMAGE_BYTES}"'
-OUTPUT_NAMES = " or ".join(f'"{output}"' for output in OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class InferRequest:
 
     Attributes:
         images: (H, W, C), of the dtype of the model's pixels, whose sizes may differ.
-        outputs: which of `contract.OUTPUTS` are wanted.
+        outputs: which of the outputs of the model's contract are wanted.
         columns: whether the answer is one array for each output, or for TF Serving's protocol a row for each
             image.
         classes: the numbers of those whose maps are wanted; None for all.
@@ -70,6 +69,11 @@ class InferRequest:
     outputs: tuple[str, ...]
     columns: bool
     classes: tuple[int, ...] | None = None
+
+    @property
+    def maps(self) -> bool:
+        """Whether more is wanted than probabilities."""
+        return self.outputs != (PROBABILITY,)
 
 
 def read_v1(request: Any, predict: Predictor, limits: Limits) -> InferRequest:
@@ -110,7 +114,9 @@ def read_v1(request: Any, predict: Predictor, limits: Limits) -> InferRequest:
     images = bounded(
         (read_item(item, f"{key}[{k}]", predict, limits) for k, item in enumerate(items)), limits
     )
-    return checked(InferRequest(images, SIGNATURES[signature], columns, classes), predict, limits)
+    return checked(
+        InferRequest(images, predict.contract.signatures[signature], columns, classes), predict, limits
+    )
 
 
 def read_item(item: Any, what: str, predict: Predictor, limits: Limits) -> np.ndarray:
@@ -174,7 +180,7 @@ def read_v2_json(request: Any, binary: bytes = b"") -> tuple[list[Tensor], tuple
     if type(outputs) is not list or any(type(output) is not dict for output in outputs):
         raise InputError("outputs: expected a list of objects")
     if any(type(output.get("name")) is not str for output in outputs):
-        raise InputError(f"outputs: expected {OUTPUT_NAMES} as name")
+        raise InputError("outputs: expected a text as name")
     return tensors, tuple(output["name"] for output in outputs)
 
 
@@ -197,8 +203,10 @@ def read_v2(
     if len(tensors) != 1 or tensors[0].name not in INPUTS:
         raise InputError(f"inputs: expected one, named {INPUT_NAMES}")
     [tensor] = tensors
-    if not set(outputs) <= set(OUTPUTS):
-        raise InputError(f"outputs: expected {OUTPUT_NAMES}")
+    known = tuple(predict.contract.outputs)
+    if not set(outputs) <= set(known):
+        names = " or ".join(f'"{output}"' for output in known)
+        raise InputError(f"outputs: expected {names}")
     shape, what = tensor.shape, tensor.name
     if type(shape) is not list or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
         raise InputError(f"{what}: expected shape, a list of whole numbers")
@@ -228,7 +236,7 @@ def read_v2(
                 f"Received: {len(numbers) / dtype.itemsize:.10g}"
             )
         images = list(np.frombuffer(numbers, dtype).reshape(shape))
-    wanted = tuple(output for output in OUTPUTS if output in outputs or not outputs)
+    wanted = tuple(output for output in known if output in outputs or not outputs)
     classes = read_classes(parameters, predict)
     return checked(InferRequest(images, wanted, True, classes), predict, limits)
 
@@ -283,9 +291,11 @@ def byte_texts(data: Any, count: int, what: str, limits: Limits) -> list[bytes]:
 
 
 def stacked(request: InferRequest, predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
-    """Return the wanted outputs as arrays, float32: probability (B,) or (B, K), heatmap (B, H, W[, K])."""
+    """Return the wanted outputs as arrays: probability, float32 (B,) or (B, K), heatmap (B, H, W[, K]); and
+    familiar, bool (B, H, W)."""
     return {
-        output: np.array([getattr(p, output) for p in predictions], "float32") for output in request.outputs
+        output: np.array([getattr(p, output) for p in predictions], bool if output == FAMILIAR else "float32")
+        for output in request.outputs
     }
 
 
@@ -339,7 +349,7 @@ def checked(request: InferRequest, predict: Predictor, limits: Limits) -> InferR
     of more values than the limit."""
     for k, image in enumerate(request.images):
         predict.check(image, f"image {k}")
-    if HEATMAP in request.outputs:
+    if request.maps:
         if request.columns and len({image.shape for image in request.images}) > 1:
             raise UnfitError('images: expected one size; "instances" takes several')
         check_maps(request, predict.contract.classes.outputs, limits)

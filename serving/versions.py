@@ -156,6 +156,10 @@ def batches_are_exact(predict: Predictor, seed: int = 0) -> bool:
             np.array_equal(together.probability, q)
             and np.array_equal(together.heatmap, [one.heatmap for one in alone])
             and np.array_equal(predict.probability(images), q)
+            and (
+                together.familiar is None
+                or np.array_equal(together.familiar, [one.familiar for one in alone])
+            )
         ):
             return False
     return True

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from ...errors import InputError
-from ..protocols import HEADER_LENGTH
+from ..protocols import DATATYPES, HEADER_LENGTH
 from ..requests import status_of as request_status
 
 
@@ -68,7 +68,7 @@ def v2_answer(request: dict, name: str, version: str, arrays: dict[str, np.ndarr
     asked = {output.get("name"): output for output in request.get("outputs") or []}
     outputs, blobs = [], []
     for output, array in arrays.items():
-        described = {"name": output, "datatype": "FP32", "shape": list(array.shape)}
+        described = {"name": output, "datatype": DATATYPES[array.dtype.name], "shape": list(array.shape)}
         if parameters_of(asked.get(output, {})).get("binary_data", binary) is True:
             blobs.append(array.tobytes())
             described["parameters"] = {"binary_data_size": len(blobs[-1])}

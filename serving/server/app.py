@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ...contract import IMAGE, IMAGE_BYTES, SIGNATURES
+from ...contract import IMAGE, IMAGE_BYTES
 from ...errors import InputError
 from ...images.pixels import displayed
 from .. import protocols
@@ -30,7 +30,13 @@ PAGE_POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 UNLOADABLE = "versions are loaded from the model's folder"
-TF_DTYPES = {"UINT8": "DT_UINT8", "UINT16": "DT_UINT16", "BYTES": "DT_STRING", "FP32": "DT_FLOAT"}
+TF_DTYPES = {
+    "UINT8": "DT_UINT8",
+    "UINT16": "DT_UINT16",
+    "BYTES": "DT_STRING",
+    "FP32": "DT_FLOAT",
+    "BOOL": "DT_BOOL",
+}
 
 
 def application(model: Model) -> Starlette:
@@ -170,7 +176,7 @@ class Routes:
                 "outputs": described(outputs),
                 "method_name": "tensorflow/serving/predict",
             }
-            for name, outputs in SIGNATURES.items()
+            for name, outputs in version.predict.contract.signatures.items()
         }
         spec = {"name": self.model.name, "signature_name": "", "version": str(version.number)}
         said = {

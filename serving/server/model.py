@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from ...contract import HEATMAP, IMAGE, IMAGE_BYTES, OUTPUTS, PROBABILITY
+from ...contract import FAMILIAR, HEATMAP, IMAGE, IMAGE_BYTES, OUTPUTS, PROBABILITY
 from ..batcher import Batcher
 from ..predictor import Prediction, Predictor
 from ..protocols import DATATYPES, InferRequest, Limits
@@ -75,7 +75,7 @@ class Model:
         """
         request = await self.read(version, read, size)
         with self.metrics.stage("predict"):
-            batcher = self._batchers[HEATMAP if HEATMAP in request.outputs else PROBABILITY]
+            batcher = self._batchers[HEATMAP if request.maps else PROBABILITY]
             return Answered(request, version, await batcher.predict(request.images, version, request.classes))
 
     async def read(self, version: Version, read: Callable[[Predictor, Limits], T], size: int) -> T:
@@ -95,6 +95,7 @@ class Model:
             IMAGE_BYTES: ("BYTES", [batch]),
             PROBABILITY: ("FP32", [batch, *several]),
             HEATMAP: ("FP32", [batch, height, width, *several]),
+            FAMILIAR: ("BOOL", [batch, height, width]),
         }
         return [
             dict(zip(("name", "datatype", "shape"), (name, *described[name]), strict=True)) for name in names
@@ -107,5 +108,5 @@ class Model:
             "versions": [str(version.number)],
             "platform": version.predict.provider,
             "inputs": self.tensors(version, INPUTS),
-            "outputs": self.tensors(version, OUTPUTS),
+            "outputs": self.tensors(version, tuple(version.predict.contract.outputs)),
         }

@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 from ...errors import InputError
 from .. import protocols
 from ..predictor import Predictor
+from ..protocols import DATATYPES
 from ..requests import RequestError, status_of
 from .app import UNLOADABLE, server_metadata
 from .connection import address
@@ -171,7 +172,7 @@ class Rpc:
             model_name=self.model.name, model_version=str(answered.version.number), id=request.id
         )
         for name, array in protocols.stacked(answered.request, answered.predictions).items():
-            reply.outputs.add(name=name, datatype="FP32", shape=array.shape)
+            reply.outputs.add(name=name, datatype=DATATYPES[array.dtype.name], shape=array.shape)
             reply.raw_output_contents.append(array.tobytes())
         return reply
 
