@@ -23,7 +23,6 @@ ADDRESS = "SCHEME://HOST:PORT/v1/models/NAME or .../NAME/versions/NUMBER, with h
 PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/([0-9]+))?(?::predict)?/?")
 DTYPES = ("uint8", "uint16", "float32")
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
-DTYPES = {PROBABILITY: "float32", HEATMAP: "float32", FAMILIAR: "bool"}
 UNNAMED = "TF Serving does not say what the classes are; the contract in the exported file does"
 BOOL = 10  # TensorFlow's DT_BOOL
 Answer = TypeVar("Answer")
@@ -277,7 +276,10 @@ class Rest:
         body = json.dumps(request, separators=(",", ":"))
         outputs = self._ask("POST", ":predict", timeout, body.encode())["outputs"]
         named = outputs if isinstance(outputs, dict) else {signature: outputs}
-        return {output: np.array(values, DTYPES.get(output, "float32")) for output, values in named.items()}
+        return {
+            output: np.array(values, bool if output == FAMILIAR else "float32")
+            for output, values in named.items()
+        }
 
     def status(self, timeout: float) -> list[VersionState]:
         """Return the versions that the server knows."""

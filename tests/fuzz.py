@@ -32,7 +32,22 @@ with atheris.instrument_imports(include=["patchnet_tf", "yaml", "PIL", "tifffile
 
 LIMITS = protocols.Limits(2**18, 2**14, 4, 2**15)
 ROWS = [[[0, 1, 2], [3, 4, 255]], [[5, 6, 7], [8, 9, 10]]]
-ODD = ("", "b64", "image", "image_bytes", "UINT8", "BYTES", "\ud800", "\0", "classes", "inputs", "data")
+ODD = (
+    "",
+    "b64",
+    "image",
+    "image_bytes",
+    "UINT8",
+    "UINT16",
+    "FP32",
+    "BYTES",
+    "familiar",
+    "\ud800",
+    "\0",
+    "classes",
+    "inputs",
+    "data",
+)
 KINDS = (
     *(Pixels(channels=channels) for channels in (1, 3)),
     Pixels(channels=1, dtype="uint16", range=(0, 65535)),
@@ -43,13 +58,15 @@ KINDS = (
 class Described(Predictor):
     """A predictor that checks images, and has no model."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, pixels: Pixels) -> None:
         names = [f"class {k}" for k in range(classes)]
-        self.contract = Contract(classes={"names": names}, pixels=Pixels(channels=3), smallest=(1, 1))
-        self.input_shape = (None, None, None, 3)
+        self.contract = Contract(
+            classes={"names": names}, pixels=pixels, smallest=(1, 1), familiar=classes > 2
+        )
+        self.input_shape = (None, None, None, pixels.channels)
 
 
-PREDICTORS = (Described(2), Described(3))
+PREDICTORS = [Described(k, pixels) for k in (2, 3) for pixels in KINDS]
 
 
 def image_file(format: str, mode: str = "RGB", size: tuple[int, int] = (9, 7), **options: object) -> bytes:
@@ -92,8 +109,12 @@ def decoder(content: bytes) -> None:
 
 def v1(content: bytes) -> None:
     """The JSON of TF Serving's predict API."""
+    said = read_json(content, LIMITS.max_values(3))
     for predict in PREDICTORS:
-        checked(protocols.read_v1(read_json(content, LIMITS.max_values), predict, LIMITS))
+        try:
+            checked(protocols.read_v1(said, predict, LIMITS), predict)
+        except InputError as error:
+            check_message(error)
 
 
 def v2(content: bytes) -> None:
@@ -104,12 +125,16 @@ def v2(content: bytes) -> None:
 def v2_binary(content: bytes) -> None:
     """A V2 request: JSON, bytes, and the length of the JSON in the last 4 bytes."""
     length = int.from_bytes(content[-4:], "little")
-    head = read_json(content[:-4][:length], LIMITS.max_values)
+    head = read_json(content[:-4][:length], LIMITS.max_values(3))
     tensors, outputs = protocols.read_v2_json(head, content[:-4][length:])
     parameters = head.get("parameters") if type(head.get("parameters")) is dict else {}
     for predict in PREDICTORS:
-        request = protocols.read_v2(tensors, outputs, predict, LIMITS, parameters)
-        checked(request)
+        try:
+            request = protocols.read_v2(tensors, outputs, predict, LIMITS, parameters)
+        except InputError as error:
+            check_message(error)
+            continue
+        checked(request, predict)
         arrays = {output: np.zeros((len(request.images), 2), "float32") for output in request.outputs}
         answer = v2_answer(head, "cells", "1", arrays)
         json.loads(answer.body[: int(answer.headers.get(protocols.HEADER_LENGTH, len(answer.body)))])
@@ -122,13 +147,24 @@ def config(content: bytes) -> None:
     load_config(path)
 
 
-def checked(request: protocols.InferRequest) -> None:
+def check_message(error: InputError, lines: int = 1) -> None:
+    """Fail where a message is not for people."""
+    said = str(error).split("\n")
+    assert len(said) <= lines, said
+    assert max(map(len, said)) < 2000, "a message of more than 2000 characters"
+
+
+def checked(request: protocols.InferRequest, predict: Predictor) -> None:
     """Fail where what was read is beyond what was allowed."""
     sizes = [image.shape[0] * image.shape[1] for image in request.images]
     assert 1 <= len(sizes) <= LIMITS.max_images
     assert max(sizes) <= LIMITS.max_pixels
     assert sum(sizes) <= LIMITS.max_total_pixels
-    assert all(image.dtype == np.uint8 and image.shape[2] == 3 for image in request.images)
+    pixels = predict.contract.pixels
+    assert all(image.dtype == pixels.dtype for image in request.images)
+    assert all(image.shape[2] == pixels.channels for image in request.images)
+    low, high = pixels.range
+    assert all(low <= image.min() <= image.max() <= high for image in request.images)
 
 
 def requests() -> list[dict]:
@@ -138,12 +174,15 @@ def requests() -> list[dict]:
         {"instances": [ROWS, file, {"image": ROWS}, {"image_bytes": file}], "signature_name": "probability"},
         {"inputs": {"image": [ROWS]}, "parameters": {"classes": ["class 0", 2]}},
         {"inputs": [file], "signature_name": "heatmap"},
+        {"instances": [[[[0.5, -1, 1e-9]]], [[[7], [65535]]]]},
     ]
 
 
 def v2_requests() -> list[dict]:
     """Return requests of the V2 protocol, of which the last two have bytes after them."""
     numbers = {"name": "image", "shape": [1, 2, 2, 3], "datatype": "UINT8", "data": [1] * 12}
+    grey = {"name": "image", "shape": [1, 2, 2, 1], "datatype": "UINT16", "data": [1, 2, 300, 65535]}
+    floats = {**numbers, "datatype": "FP32", "data": [0.5, -1e-9, 1] * 4}
     file = base64.b64encode(image_file("PNG")).decode()
     size = {"parameters": {"binary_data_size": 12}}
     bare = {"name": "image", "shape": [1, 2, 2, 3], "datatype": "UINT8", **size}
@@ -152,6 +191,7 @@ def v2_requests() -> list[dict]:
     return [
         {"inputs": [numbers], "outputs": [{"name": "heatmap"}], "parameters": {"classes": "class 1"}},
         {"inputs": [{**numbers, "data": [ROWS]}], "id": "7"},
+        *({"inputs": [tensor]} for tensor in (grey, floats)),
         {"inputs": [{**files, "data": [file]}], "outputs": wanted},
         {"inputs": [bare], "parameters": {"binary_data_output": True, "classes": 0}},
         {"inputs": [{**files, **size}]},
@@ -243,9 +283,7 @@ def main() -> None:
         try:
             target(content)
         except InputError as error:
-            lines = str(error).split("\n")
-            assert name == "config" or len(lines) == 1, lines
-            assert max(map(len, lines)) < 2000, "a message of more than 2000 characters"
+            check_message(error, 1000 if name == "config" else 1)
 
     corpus = FOLDER / "corpus"
     corpus.mkdir()
