@@ -14,6 +14,7 @@ from patchnet_tf.data import load_dataset
 from patchnet_tf.errors import InputError
 from patchnet_tf.evaluation.explain import explain
 from patchnet_tf.export import VerificationError, to_onnx, to_saved_model, verify
+from patchnet_tf.export.comparison import compare
 from patchnet_tf.images import pictures
 from patchnet_tf.model.familiar import fit_familiarity
 from patchnet_tf.model.heatmaps import Drawing
@@ -261,8 +262,10 @@ def test_exported(fitted, to_file, tmp_path):
         verify(plain, path)
     mean = model.familiarity.mean.numpy()
     model.familiarity.mean.assign(mean + 1)
-    with pytest.raises(VerificationError, match="of the pixels in what is like training"):
+    with pytest.raises(VerificationError, match="made from another model; its weights differ"):
         verify(model, path)
+    with pytest.raises(VerificationError, match="of the pixels in what is like training"):
+        compare(model, predict, path, "float32")
     model.familiarity.mean.assign(mean)
     other = to_file(plain, tmp_path / "plain.onnx").path
     assert (Predictor(other) if other.is_file() else SavedModelPredictor(other))(images).familiar is None
