@@ -61,7 +61,17 @@ def test_dependency_table():
 def test_extras():
     """The tests need all that anybody needs; who runs an exported file needs nothing of TensorFlow."""
     needed = requirements()
-    tools = {"pytest", "pytest-xdist", "hypothesis", "ruff", "build", "setuptools", "kserve", "trustme"}
+    tools = {
+        "pytest",
+        "pytest-xdist",
+        "hypothesis",
+        "ruff",
+        "build",
+        "setuptools",
+        "kserve",
+        "trustme",
+        "atheris",
+    }
     every = set().union(*(names for extra, names in needed.items() if extra not in ("", "test")))
     assert needed["test"] == every | tools
     light = {
