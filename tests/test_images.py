@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from patchnet_tf.contract import MOST_CHANNELS, Contract, Pixels
 from patchnet_tf.errors import InputError, UnfitError
-from patchnet_tf.images.pixels import COLOURS, check_images, displayed, resized
+from patchnet_tf.images.pixels import COLOURS, check_images, displayed, in_words, resized
 from patchnet_tf.images.reading import decode, head, read_image
 
 from .test_validation import chunk
@@ -281,3 +281,18 @@ def test_npy_says_its_size_before_it_is_read():
     for rest in (2399, 2401):
         with pytest.raises(InputError, match="truncated, or longer than its head says; expected 2400 bytes"):
             decode(file.getvalue() + bytes(rest), Pixels(dtype="float32", channels=1))
+
+
+def test_pixels_in_words():
+    """The colours are those in which `displayed` shows each channel alone."""
+    pixels = Pixels(dtype="float32", range=(-1.5, 2), channels=4, clip=True)
+    shown = "0 magenta, 1 green, 2 blue, 3 yellow"
+    expected = f"float32, 4 channels. Numbers from -1.5 to 2; others become these ends. Shown: {shown}."
+    assert in_words(pixels) == expected
+    for k, colour in enumerate([(255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 0)]):
+        image = np.full((1, 1, 4), -1.5, "float32")
+        image[..., k] = 2
+        assert tuple(displayed(image, pixels)[0, 0]) == colour
+    named = Pixels(channels=3, select=("DAPI", "GFP", "CENPA"))
+    assert in_words(named).endswith("Numbers from 0 to 255. Shown: DAPI red, GFP green, CENPA blue.")
+    assert in_words(Pixels(channels=3)) == "uint8, 3 channels. Numbers from 0 to 255."

@@ -219,9 +219,8 @@ def test_other_pixels(browser, rng, tmp_path):
         browser.wait_for("document.getElementById('answer')?.textContent === 'Ready.'")
         said = browser.run("document.getElementById('takes').textContent")
         assert said == (
-            "This model takes uint16, channel(s) 0, 2 of a file. Each image is scaled from its own least to "
-            "its own largest value, so every decision depends on the whole image. Drawn 0 in magenta, 2 in "
-            "green."
+            "This model takes uint16, channels 0, 2 of a file. Each image is scaled from its own least to "
+            "its own greatest number, so a decision depends on the whole image. Shown: 0 magenta, 2 green."
         )
         np.save(tmp_path / "cell.npy", image)
         probability, heatmap = predict(np.ascontiguousarray(image[..., [0, 2]]))

@@ -180,6 +180,7 @@ def test_server(served, predictors, rng):
     said = urllib3.request("GET", f"{at}/v1/models/cells/metadata").json()["metadata"]
     inputs = said["signature_def"]["signature_def"]["serving_default"]["inputs"]
     assert inputs["image"]["dtype"] == "DT_UINT16"
+    assert said["pixels"] == "uint16, 1 channel. Numbers from 0 to 4095."
     assert said["contract"]["pixels"] == {"dtype": "uint16", "range": [0, 4095], "channels": 1}
 
 

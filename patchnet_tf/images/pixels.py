@@ -152,6 +152,29 @@ def displayed(image: np.ndarray, pixels: Pixels) -> np.ndarray:
     return np.rint(255 * shown).astype("uint8")
 
 
+def in_words(pixels: Pixels) -> str:
+    """Say what pixels are, and in what colours pictures show their channels.
+
+    Example:
+        >>> in_words(Pixels(dtype="uint16", range=(0, 4095), channels=2, select=("DAPI", "CENPA")))
+        'uint16, channels DAPI, CENPA of a file. Numbers from 0 to 4095. Shown: DAPI magenta, CENPA green.'
+    """
+    count, (low, high) = pixels.channels, pixels.range
+    names = pixels.select or range(count)
+    plural = "channel" if count == 1 else "channels"
+    which = f"{plural} {', '.join(map(str, names))} of a file" if pixels.select else f"{count} {plural}"
+    scaled = f"Numbers from {low} to {high}{'; others become these ends' if pixels.clip else ''}."
+    if pixels.per_image:
+        scaled = (
+            "Each image is scaled from its own least to its own greatest number, so a decision depends on "
+            "the whole image."
+        )
+    colours = ("red", "green", "blue") if count == 3 else COLOURS
+    shown = ", ".join(f"{name} {colour}" for name, colour in zip(names, colours, strict=False))
+    coloured = count > 3 or count == 2 or (count == 3 and pixels.select)
+    return f"{pixels.dtype}, {which}. {scaled}{f' Shown: {shown}.' if coloured else ''}"
+
+
 def spread_over(shares: np.ndarray, pixels: Pixels) -> np.ndarray:
     """Return numbers in 0..1 spread over the range of `pixels`, and beyond it where the model clips.
 

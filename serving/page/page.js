@@ -65,19 +65,6 @@ function plain() {
   return dtype === "uint8" && range[0] === 0 && range[1] === 255 && [1, 3].includes(channels) && !select;
 }
 
-// Says what the model takes, where it is not what every picture has.
-function takes() {
-  const { dtype, range: [low, high], channels, clip, select, per_image: perImage } = contract.pixels;
-  const names = select ?? [...Array(channels).keys()];
-  const scaled = perImage
-    ? "Each image is scaled from its own least to its own largest value, so every decision depends on the whole image."
-    : `Values from ${low} to ${high}${clip ? "; others are clipped to that" : ""}.`;
-  const drawn = [1, 3].includes(channels) ? ""
-    : ` Drawn ${names.map((name, k) => `${name} in ${COLOURS[k]}`).join(", ")}.`;
-  const which = select ? `channel(s) ${names.join(", ")} of a file` : `${channels} channel(s)`;
-  return `This model takes ${dtype}, ${which}. ${scaled}${drawn}`;
-}
-
 // The file as the server draws it.
 function drawn(file) {
   const headers = { "content-type": "application/octet-stream" };
@@ -284,7 +271,7 @@ try {
   [byId("zero").textContent, byId("one").textContent] = contract.classes.names;
   byId("classes").hidden = binary();
   byId("takes").hidden = plain() && !contract.pixels.per_image;
-  byId("takes").textContent = takes();
+  byId("takes").textContent = `This model takes ${metadata.pixels}`;
   say("Ready.");
 } catch (error) {
   say(`The server does not answer: ${error.message}`, true);

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from ...contract import IMAGE, IMAGE_BYTES
 from ...errors import InputError
-from ...images.pixels import displayed
+from ...images.pixels import displayed, in_words
 from .. import protocols
 from ..predictor import Predictor
 from ..protocols import HEADER_LENGTH, InferRequest, Limits
@@ -181,6 +181,7 @@ class Routes:
         spec = {"name": self.model.name, "signature_name": "", "version": str(version.number)}
         said = {
             "signature_def": {"signature_def": signatures},
+            "pixels": in_words(version.predict.contract.pixels),
             "contract": version.predict.contract.model_dump(mode="json"),
             "patchnet": version.predict.metadata,
         }
