@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import unicodedata
 import warnings
 import zlib
@@ -270,6 +271,21 @@ def survives(file, channels=3):
     assert image.shape[2] == channels
     assert 0 < image.size <= 10_000 * channels
     return image
+
+
+def test_a_bmp_of_few_bytes_takes_little_memory():
+    """Its code moves on 30,000 times by 255 columns and rows: 500 MB of black, were they believed."""
+    code = b"\x00\x02\xff\xff" * 30_000 + b"\x00\x01"
+    palette = bytes(v for grey in range(256) for v in (grey, grey, grey, 0))
+    start = 54 + len(palette)
+    file = b"BM" + struct.pack("<IHHI", start + len(code), 0, 0, start)
+    file += struct.pack("<IiiHHIIiiII", 40, 64, 64, 1, 8, 1, len(code), 0, 0, 256, 0) + palette + code
+    tracemalloc.start()
+    try:
+        survives(file)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", SEEDS)
