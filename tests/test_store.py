@@ -22,7 +22,13 @@ from patchnet_tf.training.train import train
 
 from .small import history, save
 
-COUNT = 24  # of each split, of 128 x 128 x 3: both together are more than one MiB
+COUNT = 24  # of each split, of 48 x 48 x 3: both together are more than 1 * 2**16 bytes
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch):
+    """Count data.memory in units of 64 KiB, so that few images are enough."""
+    monkeypatch.setattr(files, "MIB", 2**16)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,7 @@ def copied(folder, tmp_path):
 
 
 def section(root, where, **options):
-    options = {"size": (128, 128), "memory": 1, "cache": str(where), "mask": "spot"} | options
+    options = {"size": (48, 48), "memory": 1, "cache": str(where), "mask": "spot"} | options
     return FolderData(kind="folder", path=str(root), **options)
 
 
@@ -62,12 +68,12 @@ def test_the_file_holds_what_pillow_reads(folder, tmp_path):
     paths = sorted(paths, key=lambda path: (path.parts[-3:-1], path.name))
     for record, path in zip(records, paths, strict=True):
         image = Image.open(path)
-        resized = np.asarray(image.resize((128, 128), Image.Resampling.BILINEAR))
+        resized = np.asarray(image.resize((48, 48), Image.Resampling.BILINEAR))
         np.testing.assert_array_equal(record["image"], resized)
         assert record["note"]["size"].tolist() == [64, 96]
         assert (record["note"]["low"], record["note"]["high"]) == (np.min(image), np.max(image))
     assert isinstance(data.train.images, Stored)
-    assert data.train.images.shape == data.val.images.shape == (COUNT, 128, 128, 3)
+    assert data.train.images.shape == data.val.images.shape == (COUNT, 48, 48, 3)
     np.testing.assert_array_equal(data.val.images[:], records["image"][COUNT:])
 
 
@@ -90,7 +96,7 @@ def test_of_many_images_a_few_are_held(folder, tmp_path):
     try:
         for _ in stored:
             pass
-        assert tracemalloc.get_traced_memory()[1] < 4 * 128 * 128 * 3
+        assert tracemalloc.get_traced_memory()[1] < 4 * 48 * 48 * 3
     finally:
         tracemalloc.stop()
 
@@ -113,8 +119,8 @@ def config(folder, tmp_path):
     (tmp_path / "small.yaml").write_text(
         f"""
 name: small
-data: {{kind: folder, path: {folder}, size: [128, 128], mask: spot, cache: cache}}
-model: {{patch_size: 16, subnet: {{filters: 2, depth: 1}}}}
+data: {{kind: folder, path: {folder}, size: [48, 48], mask: spot, cache: cache}}
+model: {{patch_size: 8, subnet: {{filters: 2, depth: 1}}}}
 training: {{epochs: 2, learning_rate: 1e-3, flips: true, zoom: 1.2, seed: 1, stop_when_accurate: false}}
 """
     )
@@ -157,7 +163,7 @@ def test_a_whole_file_is_used_again_and_a_stale_one_is_not(copied, tmp_path, mon
     assert not (before[0] == 7).all()  # it is open, so whoever reads it goes on
     assert path not in [*cache.iterdir()]
     assert len([*cache.iterdir()]) == 1
-    read(copied, cache, size=(120, 128))  # another size is another data set, and the first one stays
+    read(copied, cache, size=(40, 48))  # another size is another data set, and the first one stays
     assert len([*cache.iterdir()]) == 2
 
 
@@ -211,9 +217,9 @@ def test_a_bad_image_leaves_nothing(copied, tmp_path):
 
 
 def test_a_full_disk_is_told_before_anything_is_written(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 2**18))
     with pytest.raises(
-        OSError, match=r"No space left on device \(2 MiB needed, 1 free\); data\.cache"
+        OSError, match=r"No space left on device \(0 MiB needed, 0 free\); data\.cache"
     ) as caught:
         read(folder, tmp_path / "cache")
     assert caught.value.filename.startswith(str(tmp_path / "cache"))
@@ -226,7 +232,7 @@ def test_a_disk_that_fills_is_named(folder, tmp_path, monkeypatch):
     signal = pytest.importorskip("signal")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, before[1]))
     try:
         with pytest.raises(OSError, match=r"data\.cache chooses another folder") as caught:
             read(folder, tmp_path / "cache")

@@ -1,7 +1,7 @@
 """`patchnet evaluate`, `explain`, `report` and `data check`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,10 @@ from ..errors import InputError
 from .console import Reporter, heavy_imports, one_line_errors, say, show
 from .options import ConfigFile, Overrides, RunFolder, read_config
 from .tables import data_table, evaluation_tables, explained_table
+
+if TYPE_CHECKING:
+    from ..config import Config
+    from ..data.check import Report
 
 SIZES_SHOWN = 6  # of images, in `patchnet data check`
 
@@ -147,6 +151,7 @@ def data_check(
         print(f"Sizes, height x width: {', '.join(sizes) or 'none'}{f' and {more} more' if more > 0 else ''}")
         if checked.masks:
             print(f"Masks: {checked.masks}")
+        print(pixels_line(checked, settings))
         if checked.leaks:
             leaks = (f"{checked.class_names[k]} {count}" for k, count in checked.leaks.most_common(10))
             print(f"Images of an earlier split too, by class: {', '.join(leaks)}")
@@ -161,6 +166,19 @@ def data_check(
         print(f"Errors: {len(checked.errors)}, warnings: {len(checked.warnings)}")
         if checked.errors:
             raise typer.Exit(2)
+
+
+def pixels_line(checked: "Report", settings: "Config") -> str:
+    """Return what the pixels of a data set are, and which numbers there are."""
+    pixels = checked.pixels
+    low, high = pixels.range
+    ends = "each image's own ends" if pixels.per_image else f"{low} to {high}"
+    if getattr(settings.data, "range", None) == "percentiles":
+        ends = "percentiles of the training images"
+    chosen = f" ({', '.join(map(str, pixels.select))})" if pixels.select else ""
+    beyond = ", clipped" if pixels.clip else ""
+    there = f"; there are {checked.ends[0]} to {checked.ends[1]}" if checked.ends else ""
+    return f"Pixels: {pixels.dtype}, {pixels.channels} channel(s){chosen}, range {ends}{beyond}{there}"
 
 
 def evaluate_run(folder: Path) -> None:

@@ -31,6 +31,7 @@ from .store import Images, Note, Stored, cache_file, cache_folder, opened, some_
 
 SPLITS = ("train", "val", "test")
 SHOWN = 10  # complaints in one error, names in one line
+MIB = 2**20
 STEP = 100  # images between two reports of progress; smaller data sets are read in no time
 GREY_IN_MASKS = 0.25  # the share of a mask's pixels that may be neither black nor white
 
@@ -136,7 +137,7 @@ def read_images(
     folder = Path(rules.cache) if rules.cache else cache_folder()
     paths = [entry.path for entry in entries]
     path = cache_file(folder, paths, [rules.size, how], listing.classes.names)
-    room = rules.memory * 2**20
+    room = rules.memory * MIB
     if stored := opened(path, progress):
         notes = stored.notes
         refuse(outside(entries, notes, pixels))

@@ -19,6 +19,7 @@ val/<line>; the images of CENP-A as masks/val/<line>/<stem>__cenpa.png with `mas
 the central 64 x 64 pixels, which is the model's `crop: [64, 64]`.
 """
 
+import contextlib
 import glob
 from collections import Counter
 from functools import partial
@@ -42,7 +43,8 @@ def list_files(data: FolderData) -> Listing:
     files: dict[str, dict[str, list[Path]]] = {}
     for split in ("train", "val"):
         try:
-            files[split] = class_files(root / split, data.classes)
+            files[split], complaints = class_files(root / split, data.classes)
+            listing.complaints += complaints
         except InputError as error:
             listing.complaints.append(str(error))
     names = [tuple(of_split) for of_split in files.values()]
@@ -55,7 +57,8 @@ def list_files(data: FolderData) -> Listing:
     names = listing.classes.names
     if any((root / "test" / name).is_dir() for name in names):
         try:
-            files["test"] = class_files(root / "test", names)
+            files["test"], complaints = class_files(root / "test", names)
+            listing.complaints += complaints
         except InputError as error:
             listing.complaints.append(str(error))
     masked = (1,) if listing.classes.binary else range(len(names))
@@ -63,10 +66,8 @@ def list_files(data: FolderData) -> Listing:
         for label, (name, paths) in enumerate(of_split.items()):
             listing.remarks += [
                 f"{folder}: a subfolder of a class; its images are not read"
-                for folder in sorted((root / split / name).iterdir())
-                if folder.is_dir()
-                and not folder.name.startswith(".")
-                and any(file.suffix.lower() in SUFFIXES for file in folder.rglob("*"))
+                for folder in subfolders(root / split / name)
+                if any(file.suffix.lower() in SUFFIXES for file in folder.rglob("*"))
             ]
             for path in paths:
                 mask = root / "masks" / split / name / f"{path.stem}__{data.mask}.png"
@@ -96,11 +97,11 @@ def list_files(data: FolderData) -> Listing:
     return listing
 
 
-def class_files(folder: Path, classes: tuple[str, ...] | None) -> dict[str, list[Path]]:
-    """Return the sorted image files of each class below `folder`."""
+def class_files(folder: Path, classes: tuple[str, ...] | None) -> tuple[dict[str, list[Path]], list[str]]:
+    """Return the sorted image files of each class below `folder`, and complaints about those without."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a data set has train/<class>/ and val/<class>/")
-    present = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+    present = [path.name for path in subfolders(folder)]
     names = classes or present
     if len(names) < 2:
         raise InputError(f"{folder}: expected at least two class folders. Received: {listed(present)}")
@@ -112,17 +113,14 @@ def class_files(folder: Path, classes: tuple[str, ...] | None) -> dict[str, list
     if missing := [name for name in names if name not in present]:
         wanted = " and ".join(names) if len(names) == 2 else f"{listed(names)}; {listed(missing)} missing"
         raise InputError(f"{folder}: expected the class folders {wanted}. Received: {listed(present)}")
-    files = {name: image_files(folder / name) for name in names}
-    if empty := [name for name in names if not files[name]]:
-        raise InputError("\n".join(no_images(folder / name) for name in empty))
-    return files
-
-
-def no_images(folder: Path) -> str:
-    """Return the complaint about a folder without images, with the kinds of files that are passed over."""
-    passed = Counter(file.suffix.lower() or "no suffix" for file in folder.iterdir() if file.is_file())
-    received = ", ".join(f"{count} of {suffix}" for suffix, count in passed.most_common(SHOWN))
-    return f"{folder}: no images ({', '.join(sorted(SUFFIXES))}). Received: {received or 'no files'}"
+    files, complaints = {}, []
+    for name in names:
+        try:
+            files[name] = image_files(folder / name)
+        except InputError as error:
+            files[name] = []
+            complaints.append(str(error))
+    return files, complaints
 
 
 def different(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
@@ -137,6 +135,27 @@ def different(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files in a folder, sorted, without hidden ones."""
-    files = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-    return sorted(files)
+    """Return the image files in a folder, sorted, without hidden ones, or raise InputError where none is."""
+    there = [path for path in within(folder) if not path.is_dir()]
+    files = [path for path in there if path.suffix.lower() in SUFFIXES]
+    if not files:
+        passed = Counter(path.suffix.lower() or "no suffix" for path in there)
+        received = ", ".join(f"{count} of {suffix}" for suffix, count in passed.most_common(SHOWN))
+        suffixes = ", ".join(sorted(SUFFIXES))
+        raise InputError(f"{folder}: no images ({suffixes}). Received: {received or 'no files'}")
+    return files
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones; none of one that cannot be read."""
+    with contextlib.suppress(InputError):
+        return [path for path in within(folder) if path.is_dir()]
+    return []
+
+
+def within(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted, without what is hidden, or raise InputError."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None

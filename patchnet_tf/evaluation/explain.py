@@ -17,8 +17,8 @@ from ..data import check_images
 from ..errors import InputError
 from ..files import write_array
 from ..images import pictures
-from ..images.pixels import resized
-from ..images.reading import read_image
+from ..images.pixels import displayed, resized
+from ..images.reading import TAKES, head, read_image
 from ..model.heatmaps import Drawing, heatmap_model
 from ..progress import Progress, silent
 from ..training.kinds import kind_of
@@ -70,8 +70,9 @@ def explain(
     """Draw the heatmap of each image with the model of a finished run.
 
     A baseline's map is its CAM or Grad-CAM, scaled for each image; of a PatchNet no value is ever rescaled.
-    A colour image is read as grey where the model is grey, a grey one as RGB where the model is RGB. All
-    images are checked before the first is drawn, and no more than one is held at a time.
+    A colour image is read as grey where the model is grey, a grey one as RGB where the model is RGB; files of
+    other pixels by what the model takes. What the heads of the files say is checked before the first map is
+    drawn, the rest as each is read, and no more than one is held at a time.
 
     Args:
         folder: the run folder.
@@ -117,25 +118,27 @@ def explain(
         raise InputError(f"classes: expected each once. Received: {', '.join(classes)}")
     trained = config.data.resized_to
 
-    def read(path: str | Path) -> np.ndarray:
-        image = read_image(path, model.input_shape[-1])
-        return resized(image, trained) if resize else image
+    pixels, smallest = contract.pixels, kind.smallest_image(config.model)
+    fixed = model.input_shape[1:3] if kind.fixed_size(config.model) else None
 
-    for path in paths:
-        image = read(path)
-        check_images(image[None], smallest=kind.smallest_image(config.model), what=str(path))
-        if kind.fixed_size(config.model) and image.shape[:2] != model.input_shape[1:3]:
-            height, width = model.input_shape[1:3]
+    def read(path: str | Path) -> np.ndarray:
+        image = read_image(path, pixels)
+        image = resized(image, trained) if resize else image
+        check_images(image[None], pixels=pixels, smallest=smallest, what=str(path))
+        if fixed and image.shape[:2] != fixed:
             raise InputError(
-                f"{path}: expected {height} x {width} pixels, as in training (model.resize is null). "
+                f"{path}: expected {fixed[0]} x {fixed[1]} pixels, as in training (model.resize is null). "
                 f"Received: {image.shape[0]} x {image.shape[1]}"
             )
-        if trained and image.shape[:2] != trained:
-            warnings.warn(
-                f"{path}: the model has seen images resized to {trained[0]} x {trained[1]}; this one is "
-                f"explained as it is, {image.shape[0]} x {image.shape[1]} (resize=True, --resize)",
-                stacklevel=2,
-            )
+        return image
+
+    for path in paths:  # by their heads, which takes no time; one that looks unfit is read, to say why
+        found = head(path, window=pixels.window)
+        sides = (trained if resize else found.size) or found.size
+        # The file may be turned, by what its head does not say.
+        too_small = min(sides) < min(smallest) or max(sides) < max(smallest)
+        if too_small or found.dtype not in TAKES[pixels.dtype] or (fixed and sorted(sides) != sorted(fixed)):
+            read(path)
 
     out = Path(folder) / HEATMAPS if out is None else Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -150,6 +153,12 @@ def explain(
             progress("heatmaps", done + share, len(paths), name)
 
         image = read(path)
+        if trained and image.shape[:2] != trained:
+            warnings.warn(
+                f"{path}: the model has seen images resized to {trained[0]} x {trained[1]}; this one is "
+                f"explained as it is, {image.shape[0]} x {image.shape[1]} (resize=True, --resize)",
+                stacklevel=2,
+            )
         heatmap = draw(image, show).astype("float32")  # (H, W) or (H, W, K)
         q = model.predict(image[None], verbose=0)[0]  # (1,) or (K,)
         stem, drawn = free_stem(path.stem, {e.stem for e in explained}), ()
@@ -161,7 +170,8 @@ def explain(
             for name in drawn:
                 grey = pictures.grey(heatmap[..., names.index(name)])
                 pictures.save_png(grey, out / f"{stem}_heatmap_{file_name(name, names)}.png")
-        overlay, with_legend = coloured(image, heatmap, q, contract, kind.min_max_normalized)
+        shown = displayed(image, pixels)
+        overlay, with_legend = coloured(shown, heatmap, q, contract, kind.min_max_normalized)
         if familiarity:
             familiar = familiarity(image)  # (H, W), bool
             pictures.save_png(pictures.grey(familiar), out / f"{stem}_familiar.png")
@@ -200,9 +210,12 @@ def contract_of(folder: Path, config: Config, model: keras.Model) -> Contract:
     thresholds = None if classes.exclusive else thresholds_of(folder)
     fields: dict[str, Any] = {} if thresholds is None else {"thresholds": tuple(thresholds)}
     smallest = kind_of(config).smallest_image(config.model)
-    return Contract(
-        classes=classes, pixels=Pixels(channels=model.input_shape[-1]), smallest=smallest, **fields
-    )
+    return Contract(classes=classes, pixels=pixels_of(model), smallest=smallest, **fields)
+
+
+def pixels_of(model: keras.Model) -> Pixels:
+    """Return what pixels the model of a run takes."""
+    return getattr(model, "pixels", None) or Pixels(channels=model.input_shape[-1])
 
 
 def file_name(name: str, names: Sequence[str]) -> str:
