@@ -48,7 +48,7 @@ def stained(tmp_path_factory):
     root, rng = tmp_path_factory.mktemp("stained"), np.random.default_rng(0)
     for split in ("train", "val"):
         for k in range(8):
-            write_tiff(root / split / "nm"[k % 2] / f"{k}.ome.tif", cells(rng, k % 2))
+            write_tiff(root / split / "mn"[k % 2] / f"{k}.ome.tif", cells(rng, k % 2))
     return root
 
 
@@ -107,7 +107,7 @@ def test_numbers_outside_the_range_are_counted_in_their_files(memory, stained, t
     lines = str(caught.value).splitlines()
     for split in ("train", "val"):
         for k in range(8):
-            path = stained / split / "nm"[k % 2] / f"{k}.ome.tif"
+            path = stained / split / "mn"[k % 2] / f"{k}.ome.tif"
             numbers = tifffile.imread(path)
             outside = np.count_nonzero(numbers > 3000)
             told = [line for line in lines if line.startswith(f"{path}: ")]
@@ -225,7 +225,7 @@ def test_a_channel_is_the_mask(kind, stained, tmp_path):
     assert data.class_names == ("m", "n")
     assert of_class.name == "CENP_A"
     spots = stored(stained, "val")[4:, 1] > 1500  # of class 1, n
-    assert 0 < spots.mean() < 1 or not spots.any()
+    assert 0 < spots.mean() < 1
     np.testing.assert_array_equal(of_class.masks, spots)
     assert of_class.labels.tolist() == [1] * 4
     assert of_class.images.shape[-1] == 1
@@ -235,7 +235,7 @@ def test_masks_from_two_places_are_refused(stained, tmp_path):
     import shutil
 
     root = shutil.copytree(stained, tmp_path / "cells")
-    save(root / "masks" / "val" / "n" / "0.ome__spot.png", np.full(SIZE, 255, "uint8"))
+    save(root / "masks" / "val" / "n" / "1.ome__spot.png", np.full(SIZE, 255, "uint8"))
     options = {"mask": "spot", "mask_channel": 1, "mask_threshold": 9}
     listing = list_files(section(root, **options))
     assert any(entry.masks for entry in listing.entries)
@@ -282,7 +282,7 @@ def test_deletion_leaves_what_is_black(pixels, rng):
     assert [batch[-1].max() for batch in seen] == [image.min() for image in images]
 
 
-def config_of(folder, root, **data):
+def config_of(folder, root, training=None, **data):
     path = folder / "cells.yaml"
     path.write_text(
         yaml.safe_dump(
@@ -290,7 +290,7 @@ def config_of(folder, root, **data):
                 "name": "cells",
                 "data": {"kind": "folder", "path": str(root), **data},
                 "model": {"patch_size": 8, "stride": 4, "subnet": {"filters": 4, "depth": 2}},
-                "training": {"epochs": 2, "learning_rate": 1e-3, "zoom": 1.2, "snapshot_every": 1, "seed": 1},
+                "training": training or {"epochs": 2, "zoom": 1.2, "snapshot_every": 2, "seed": 1},
             }
         )
     )
@@ -368,9 +368,9 @@ def test_floats_from_end_to_end(tmp_path):
             image = rng.normal(-3 + 2 * (k % 2), 1, (*SIZE, 1)).astype("float32")
             write_npy(root / split / "ab"[k % 2] / f"{k}.npy", image)
     run = tmp_path / "run"
-    train(config_of(tmp_path, root, range=[-10, 10]), run)
+    train(config_of(tmp_path, root, {"epochs": 1}, range=[-10, 10]), run)
     assert evaluate(run).validation["loss"].images == 6
-    explained = explain(run, sorted(root.glob("val/*/*.npy")), tmp_path / "maps")
+    explained = explain(run, sorted(root.glob("val/*/*.npy"))[::3], tmp_path / "maps")
     model = open_run(run)[1]
     for each in explained:
         q = model.predict(np.load(each.path)[None], verbose=0)[0, 0]

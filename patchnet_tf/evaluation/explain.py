@@ -141,18 +141,17 @@ def explain(
             read(path)
 
     out = Path(folder) / HEATMAPS if out is None else Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     draw = kind.drawing(model)
     familiarity = getattr(model, "familiarity", None) and Drawing(heatmap_model(model, kind="familiar"))
     explained: list[Explanation] = []
     for path in map(Path, paths):
-        done = len(explained)
+        done, image = len(explained), read(path)
+        out.mkdir(parents=True, exist_ok=True)
         progress("heatmaps", done, len(paths), path.name)
 
         def show(share: float, done: int = done, name: str = path.name) -> None:
             progress("heatmaps", done + share, len(paths), name)
 
-        image = read(path)
         if trained and image.shape[:2] != trained:
             warnings.warn(
                 f"{path}: the model has seen images resized to {trained[0]} x {trained[1]}; this one is "
