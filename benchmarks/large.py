@@ -7,8 +7,8 @@ trains on them for an epoch with `data.memory` of 512 MiB, so the images lie in 
 files stay, and a second call goes on with them; delete FOLDER afterwards.
 
 Memory is that of the process at its largest, less what it had before the data set was read and after a first
-step of the same model, a small one, so that its steps are short. The waiting is measured where Keras's own
-pipeline of the same batches gives the next one to a step: its share of both.
+few steps of the same model, a small one, so that its steps are short. The waiting is measured where the
+pipeline that `fit` gets gives the next batch to a step: its share of both.
 """
 
 import argparse
@@ -23,17 +23,15 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-import psutil
 from PIL import Image
 
 import patchnet_tf as pn
 from patchnet_tf.config import Config
 from patchnet_tf.data import load_dataset
-from patchnet_tf.data.batches import Batches
+from patchnet_tf.data.batches import Batches, read_ahead
 from patchnet_tf.training.train import train
 
 import keras  # isort: skip  (after patchnet_tf, which switches oneDNN on)
-from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter  # isort: skip
 
 SIDE, BATCH, WARM_UP = 256, 32, 10
 MODEL = {"patch_size": 16, "stride": 16, "subnet": {"filters": 8, "depth": 2}}
@@ -64,8 +62,9 @@ def main() -> None:
     )
     model = pn.PatchNet((SIDE, SIDE, 3), 16, filters=8, depth=2)
     model.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy", weighted_metrics=["accuracy"])
-    model.train_on_batch(np.zeros((BATCH, SIDE, SIDE, 3), "uint8"), np.zeros((BATCH, 1)))
-    before = psutil.Process().memory_info().rss / 2**30
+    for _ in range(3):
+        model.train_on_batch(np.zeros((BATCH, SIDE, SIDE, 3), "uint8"), np.zeros((BATCH, 1)))
+    before = largest()
     data = timed("reading and keeping the images", lambda: load_dataset(config))
     print(f"  {len(data.train.images) + len(data.val.images)} images, {kept(folder / 'cache'):.2f} GiB kept")
     with tempfile.TemporaryDirectory() as run:
@@ -112,7 +111,7 @@ def waited(model: keras.Model, batches: Batches, steps: int) -> tuple[float, flo
 
 def endless(batches: Batches) -> Iterator:
     """Yield batches, epoch after epoch, from the pipeline that `fit` makes of them."""
-    pipeline = PyDatasetAdapter(batches).get_tf_dataset()
+    pipeline = read_ahead(batches)
     while True:
         yield from pipeline
         batches.epoch += 1

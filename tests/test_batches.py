@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchnet_tf.data import Examples
-from patchnet_tf.data.batches import Batches, balance, enlarge
+from patchnet_tf.data.batches import AHEAD, Batches, balance, enlarge, read_ahead
 from patchnet_tf.errors import InputError
 
 
@@ -229,3 +229,27 @@ def test_augmentation_is_fast(rng):
         batches[k % 2]
         took.append(time.perf_counter() - began)
     assert min(took) < 0.05
+
+
+def test_reading_ahead_keeps_the_order_and_holds_a_few(rng):
+    """In every epoch the batches are the same, and no more than a few are made before they are taken."""
+    images = rng.integers(0, 256, (60, 5, 6, 1), "uint8")
+    made = []
+
+    class Told(Batches):
+        def __getitem__(self, index):
+            made.append(index)
+            return super().__getitem__(index)
+
+    examples = Examples(images, np.arange(60) % 2)
+    batches, others = Told(examples, 2, 0, flips=True), Batches(examples, 2, 0, flips=True)
+    ahead = read_ahead(batches)
+    assert len(ahead) == len(others) == 30
+    for epoch in range(2):
+        batches.epoch = others.epoch = epoch
+        made.clear()
+        for k, (got, labels) in enumerate(ahead):
+            assert len(made) <= k + AHEAD + 2
+            np.testing.assert_array_equal(got, others[k][0])
+            np.testing.assert_array_equal(labels, others[k][1])
+        assert made == list(range(30))

@@ -207,10 +207,13 @@ def test_each_complaint_about_a_config_has_its_line(patchnet, place, monkeypatch
     monkeypatch.chdir(place)
     code, _, err = patchnet(*TRAIN, "--set", "model.subnet.depth=0", "--set", "name=")
     assert code == 2
-    assert [line.split(": ")[:3] for line in err.splitlines()] == [
-        ["error", "small.yaml", "name"],
-        ["error", "small.yaml", "model.subnet.depth"],
+    assert [line.split(": ")[:2] for line in err.splitlines()] == [
+        ["error", "--set name"],
+        ["error", "--set model.subnet.depth"],
     ]
+    Path("wrong.yaml").write_text("data: {kind: textures}\nmodel: {patch_size: 9}\n")
+    code, _, err = patchnet("train", "wrong.yaml", "--set", "model.patch_size=0")
+    assert [line.split(": ")[1] for line in err.splitlines()] == ["wrong.yaml", "--set model.patch_size"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The batches of training: the order, the balance and the augmentation of an epoch, all from one seed."""
 
+from typing import TYPE_CHECKING
+
 import cv2
 import keras
 import numpy as np
@@ -9,12 +11,16 @@ from ..errors import InputError
 from .dataset import Examples
 from .store import checked
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+AHEAD = 4  # batches that are made while a step runs
+
 
 class Batches(keras.utils.PyDataset):
     """Batches for `fit` in which everything random follows from the seed and the number of the epoch alone.
 
-    Of images in a file only those of a batch are read. In `fit` under TensorFlow this is ahead of the step:
-    Keras makes a `tf.data.Dataset` of the batches, which fetches the next ones, in their order, meanwhile.
+    Of images in a file only those of a batch are read; see `read_ahead`.
 
     So a run that was cut off goes on as if it had not been. Set `epoch` before each epoch, and give
     `fit` shuffle=False: it would shuffle a second time, without the seed.
@@ -127,6 +133,27 @@ class Batches(keras.utils.PyDataset):
             if self._zooms[n] > 1:
                 images[k] = enlarge(images[k], self._zooms[n])
         return images, self.targets[chosen]
+
+
+def read_ahead(batches: Batches) -> "tf.data.Dataset | Batches":
+    """Return what `fit` takes so that the next few batches are made while a step runs, in their order.
+
+    Of batches, Keras on TensorFlow makes a `tf.data.Dataset` itself, whose buffer grows where the steps are
+    slow: with images from a file, until the memory holds them after all. This one has AHEAD batches. On
+    other backends, where Keras makes a batch when the step asks for it, the batches are returned.
+
+    Example:
+        >>> model.fit(read_ahead(batches), shuffle=False)
+    """
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow as tf
+
+    shapes = [tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0]]
+    made = tf.data.Dataset.from_generator(
+        lambda: (batches[k] for k in range(len(batches))), output_signature=tuple(shapes)
+    )
+    return made.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(AHEAD)
 
 
 def balance(order: np.ndarray, labels: np.ndarray, classes: int = 2) -> np.ndarray:

@@ -9,7 +9,8 @@ import keras
 
 from ..config import Config
 from ..data import Dataset, load_dataset
-from ..data.batches import Batches
+from ..data.batches import Batches, read_ahead
+from ..data.store import Stored
 from ..errors import InputError
 from ..files import replacing
 from ..model.familiar import fit_familiarity
@@ -111,6 +112,8 @@ def train_on(
         )
         held_back = kind(data.val, settings.batch_size, outputs=data.classes.outputs, pixels=data.pixels)
         training, validation = group.shard(batches), group.shard(held_back)
+        if isinstance(data.train.images, Stored) and group.devices == 1 and not network:
+            training, validation = read_ahead(batches), read_ahead(held_back)
 
         if group.is_main:
             with replacing(folder / CONFIG) as part:

@@ -9,7 +9,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from ...contract import Pixels
-from ...errors import TooLargeError, UnfitError
+from ...errors import InputError, TooLargeError, UnfitError
 from .base import RGB, Format, Source
 
 GREY_MODES = ("1", "L", "LA")
@@ -27,6 +27,8 @@ class PillowSource(Source):
             self.image = Image.open(file, formats=(name,))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter as an error
             raise TooLargeError("too many pixels") from None
+        except Image.UnidentifiedImageError:
+            raise InputError("damaged or truncated image") from None
         self.size = self.image.height, self.image.width
         special = (
             "16 bits per channel"
