@@ -34,6 +34,13 @@ EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of th
     ],
     # 16-bit colour PNG, and TIFF of other kinds than 8 bits.
     "microscopy": ["tifffile>=2025.1.10", "imagecodecs>=2024.12.30"],
+    # Of slides, OME-TIFF by tifffile, all else by OpenSlide, which is under the LGPL 2.1.
+    "slides": [
+        "openslide-python>=1.4,<2",
+        "openslide-bin>=4.0.0.6",
+        "tifffile>=2025.1.10",
+        "imagecodecs>=2024.12.30",
+    ],
     # DICOM; of its decoders pylibjpeg-libjpeg is under the GPL 3.
     "dicom": ["pydicom>=3,<4", "highdicom>=0.28,<1", "pylibjpeg[libjpeg,openjpeg]>=2,<3"],
     # Signatures of models, with keys of one's own; it imports pyopenssl and does not bring it.

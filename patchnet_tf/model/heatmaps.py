@@ -167,13 +167,32 @@ class Drawing:
         self, image: np.ndarray, progress: Callable[[float], None] = lambda share: None
     ) -> np.ndarray:
         """Return what `maps.predict` returns for this image; call `progress` with the share done."""
+        height, width = image.shape[:2]
+        return self.part(image, (0, height), (0, width), progress)
+
+    def part(
+        self,
+        image: np.ndarray,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> np.ndarray:
+        """Return the map of a part of an image, from the first to before the last of its rows and columns.
+
+        It needs no more of the image than p pixels around the part, and what it has less than that is border.
+
+        Example:
+            >>> drawing.part(image, (64, 128), (0, 64)).shape
+            (64, 64)
+        """
+        (first, last), (left, right) = rows, columns
         pixels = self.frame.predict(image[None], verbose=0)  # (1, H + p - 1, W + p - 1, C)
-        height = image.shape[0]
+        pixels = pixels[:, :, left : right + self.border]
         strips = []
-        for top in range(0, height, STRIP_ROWS):
-            bottom = min(top + STRIP_ROWS, height)
+        for top in range(first, last, STRIP_ROWS):
+            bottom = min(top + STRIP_ROWS, last)
             strips.append(self.strip.predict(pixels[:, top : bottom + self.border], verbose=0)[0])
-            progress(bottom / height)
+            progress((bottom - first) / (last - first))
         return np.concatenate(strips)
 
 

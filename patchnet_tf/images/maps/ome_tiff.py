@@ -12,9 +12,10 @@ from ..scale import pixel_size
 from .base import Map, Wanted, Writer
 
 TILE = 512  # pixels of a side; levels are added until one fits into a tile
+MOST_LEVELS = 11
 
 
-def check(wanted: Wanted) -> None:
+def check(wanted: Wanted | None) -> None:
     """Ask for the packages."""
     with extra("microscopy"):
         import imagecodecs  # noqa: F401  (tifffile compresses by it)
@@ -40,7 +41,7 @@ def write(result: Map, folder: Path) -> None:
 
 def level_count(size: tuple[int, int]) -> int:
     """Return how many levels an image of (height, width) has, each half as large, the last within a tile."""
-    return 1 + max(0, math.ceil(math.log2(max(size) / TILE)))
+    return min(1 + max(0, math.ceil(math.log2(max(size) / TILE))), MOST_LEVELS)
 
 
 def halved(planes: np.ndarray) -> np.ndarray:
