@@ -15,10 +15,10 @@ import onnxruntime
 if len(sys.argv) != 4:
     sys.exit(__doc__)
 model_path, picture_path, overlay_path = sys.argv[1:]
-options = onnxruntime.SessionOptions()
-options.log_severity_level = 3  # errors
-session = onnxruntime.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
+onnxruntime.set_default_logger_severity(3)  # errors
+session = onnxruntime.InferenceSession(model_path, providers=["CPUExecutionProvider"])
 contract = json.loads(session.get_modelmeta().custom_metadata_map["patchnet_tf.contract"])
+"only" in contract and sys.exit(f"{model_path}: has the {contract['only']} alone, not the other output")
 names, thresholds = contract["classes"]["names"], contract["thresholds"]
 smallest, pixels = contract["smallest"], contract["pixels"]
 channels, dtype, (low, high) = pixels["channels"], pixels["dtype"], pixels["range"]

@@ -14,7 +14,7 @@ from ..errors import PatchNetError
 from ..images.pixels import check_images, spread_over
 from ..model.patchnet import PatchNet
 from ..serving import Predictor
-from .signature import outputs_of, signature
+from .signature import signature
 
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
 AT_LIMIT = 0.01  # share of the pixels whose distance may be so near the limit that rounding decides
@@ -32,8 +32,8 @@ class Batch:
 
     source: str
     images: np.ndarray = field(repr=False)  # (B, H, W, C)
-    expected: tuple[np.ndarray, np.ndarray] = field(repr=False)  # (B,), (B, H, W), or with K last
-    differences: tuple[float, float]
+    expected: dict[str, np.ndarray] = field(repr=False)  # by output: (B,), (B, H, W), or with K last
+    differences: dict[str, float]  # likewise
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Verification:
     runtime: what ran it.
     tolerance: the largest difference that is allowed.
     batches: the comparisons.
-    probability, heatmap: the largest differences.
+    probability, heatmap: the largest differences; 0 where the file has no such output.
     """
 
     path: Path
@@ -55,12 +55,18 @@ class Verification:
     @property
     def probability(self) -> float:
         """Return the largest difference of a probability."""
-        return max(batch.differences[0] for batch in self.batches)
+        return max(batch.differences.get(PROBABILITY, 0.0) for batch in self.batches)
 
     @property
     def heatmap(self) -> float:
         """Return the largest difference of a heatmap's pixel."""
-        return max(batch.differences[1] for batch in self.batches)
+        return max(batch.differences.get(HEATMAP, 0.0) for batch in self.batches)
+
+    @property
+    def largest(self) -> dict[str, float]:
+        """Return the largest difference of each output that the file has."""
+        largest = {PROBABILITY: self.probability, HEATMAP: self.heatmap}
+        return {name: value for name, value in largest.items() if name in self.batches[0].differences}
 
     def record(self) -> dict[str, Any]:
         """Return what verification.json says."""
@@ -68,12 +74,12 @@ class Verification:
             "runtime": self.runtime,
             "compared_with": f"Keras {keras.__version__}, TensorFlow {tf.__version__}",
             "tolerance": self.tolerance,
-            "largest_difference": {PROBABILITY: self.probability, HEATMAP: self.heatmap},
+            "largest_difference": self.largest,
             "batches": [
                 {
                     "images": batch.source,
                     "shape": list(batch.images.shape),
-                    **dict(zip(OUTPUTS, batch.differences, strict=True)),
+                    **batch.differences,
                 }
                 for batch in self.batches
             ],
@@ -83,13 +89,15 @@ class Verification:
         """Return generated images and Keras's answers as nested lists, for JSON: the first batch, and others
         as long as all images, or all heatmaps, have no more numbers than `VECTOR_PIXELS`."""
         generated = [batch for batch in self.batches if batch.source == "generated"]
-        sizes = np.cumsum([max(batch.images.size, batch.expected[1].size) for batch in generated])
+        sizes = np.cumsum(
+            [max(x.size for x in (batch.images, *batch.expected.values())) for batch in generated]
+        )
         return [
             {
                 IMAGE: batch.images.tolist(),
                 **{
                     name: np.round(values.astype(float), 7).tolist()
-                    for name, values in zip(OUTPUTS, batch.expected, strict=True)
+                    for name, values in batch.expected.items()
                 },
             }
             for k, batch in enumerate(generated)
@@ -140,22 +148,23 @@ def compare(
         InputError: `images` are not images that the model takes.
         VerificationError: a difference exceeds the tolerance.
     """
-    tolerance, reference = TOLERANCE[precision], signature(model, outputs=outputs_of(model))
+    tolerance, returned = TOLERANCE[precision], tuple(predict.contract.outputs)
+    reference = signature(model, outputs=returned)
     compared = []
     for source, batch in trials(model, images, predict.input_shape):
         outputs = reference(tf.constant(batch))
-        expected = tuple(outputs[name].numpy() for name in OUTPUTS)  # (B,), (B, H, W), or with K last
-        predicted = predict(batch)
-        differences = tuple(largest_difference(a, b) for a, b in zip(predicted, expected, strict=True))
+        expected = {name: outputs[name].numpy() for name in OUTPUTS if name in returned}
+        predicted = predict.outputs(batch)
+        differences = {name: largest_difference(predicted[name], expected[name]) for name in expected}
         compared.append(Batch(source, batch, expected, differences))
-        if not max(differences) <= tolerance:
+        if not max(differences.values()) <= tolerance:
+            differ = " and by ".join(f"{value:.2g} in a {name}" for name, value in differences.items())
             raise VerificationError(
-                f"{predict.runtime} and Keras differ by {differences[0]:.2g} in a probability and by "
-                f"{differences[1]:.2g} in a heatmap, more than {tolerance:g}, on {source} images of shape "
-                f"{batch.shape}"
+                f"{predict.runtime} and Keras differ by {differ}, more than {tolerance:g}, on {source} "
+                f"images of shape {batch.shape}"
             )
-        if model.familiarity:
-            differ = np.mean(predicted.familiar != outputs[FAMILIAR].numpy())
+        if FAMILIAR in returned:
+            differ = np.mean(predicted[FAMILIAR] != outputs[FAMILIAR].numpy())
             if differ > AT_LIMIT:
                 raise VerificationError(
                     f"{predict.runtime} and Keras differ in {differ:.2%} of the pixels in what is like "

@@ -40,7 +40,7 @@ def choose(names: Sequence[str], **options: Any) -> list[Format]:
 
     Example:
         >>> choose(["onnx", "saved_model"], precision="float16")
-        [Onnx(precision='float16', size=None, batch=None, overwrite=False), SavedModel()]
+        [Onnx(precision='float16', size=None, batch=None, outputs='both', overwrite=False), SavedModel()]
     """
     kinds = [FORMATS[name] for name in names]
     for option, value in options.items():
@@ -64,7 +64,7 @@ def places(run: Path, out: Path | None, formats: Sequence[Format]) -> list[Path]
     """Return where each format's export of a run goes: beside each other, with a name that differs in suffix.
 
     Args:
-        run: the folder of the run, whose name is the default one.
+        run: the folder of the run, whose name is the default one; for one output alone with its name added.
         out: what the user said: a file or folder to write; for files alone also an existing folder to put
             them in.
         formats: to write.
@@ -76,7 +76,7 @@ def places(run: Path, out: Path | None, formats: Sequence[Format]) -> list[Path]
         >>> places(Path("runs/cells"), None, choose(["onnx", "saved_model"]))
         [PosixPath('runs/cells/export/cells.onnx'), PosixPath('runs/cells/export/cells')]
     """
-    name = run.resolve().name
+    name = run.resolve().name + "".join(f"_{one.only}" for one in formats if one.only)
     if out is None:
         out = run / "export" / name
     elif not out.resolve().name or (out.exists() and not (out.is_dir() or out.is_file())):

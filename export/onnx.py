@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf2onnx
 
 from ..config import SIDE
-from ..contract import HEATMAP, HEATMAP_WANTED, IMAGE, Contract
+from ..contract import HEATMAP, HEATMAP_WANTED, IMAGE, OUTPUTS, Contract
 from ..errors import InputError
 from ..model.checks import check_positive
 from ..model.patches import ExtractPatches, gather_patches
@@ -25,7 +25,7 @@ from .comparison import TOLERANCE, Verification
 from .graph import embed_constants, make_optional, replace
 from .metadata import docs, package_version
 from .plain import make_plain
-from .signature import image_spec, outputs_of, signature
+from .signature import image_spec, signature
 from .stages import Format, export_model
 
 OPSET = 18
@@ -41,6 +41,7 @@ def to_onnx(
     precision: str = "float32",
     size: tuple[int, int] | None = None,
     batch: int | None = None,
+    outputs: str = "both",
     class_names: Sequence[str] = (),
     thresholds: Sequence[float] | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -68,6 +69,7 @@ def to_onnx(
             graphics processors; most others have no such arithmetic, and are slower with it.
         size: (height, width) of all images, for runtimes that want fixed shapes; None means any.
         batch: number of images in every batch, likewise.
+        outputs: "both"; or "probability" or "heatmap": the file has that one alone.
         class_names: of the classes; none means class 0, class 1, ...
         thresholds: as in `patchnet_tf.contract.Contract`; None means 0.5 each.
         metadata: more keys and texts for the file to carry.
@@ -91,7 +93,7 @@ def to_onnx(
     return export_model(
         model,
         path,
-        Onnx(precision, size, batch, overwrite),
+        Onnx(precision, size, batch, outputs, overwrite),
         class_names=class_names,
         thresholds=thresholds,
         metadata=metadata,
@@ -109,13 +111,23 @@ class Onnx(Format):
     precision: str = "float32"
     size: tuple[int, int] | None = None
     batch: int | None = None
+    outputs: str = "both"
     overwrite: bool = False
+
+    @property
+    def only(self) -> str | None:
+        """The one output, or None."""
+        return None if self.outputs == "both" else self.outputs
 
     def check(self, model: PatchNet, path: Path) -> Path:
         """Return `path`, or say what speaks against it, or against the other choices."""
         if self.precision not in TOLERANCE:
             raise InputError(
                 f'`precision` must be "float32" or "float16". Received: precision={self.precision!r}'
+            )
+        if self.outputs not in ("both", *OUTPUTS):
+            raise InputError(
+                f'`outputs` must be "both", "probability" or "heatmap". Received: outputs={self.outputs!r}'
             )
         if path.suffix != self.suffix:
             raise InputError(f"The name of an ONNX file ends with .onnx. Received: path={path}")
@@ -129,9 +141,8 @@ class Onnx(Format):
     def write(self, model: PatchNet, path: Path, contract: Contract, described: Mapping[str, str]) -> None:
         """Convert the model."""
         fixed = fixed_shape(model, self.size, self.batch)
-        converted = convert(
-            model.with_dtype("mixed_float16") if self.precision == "float16" else model, fixed
-        )
+        computed = model.with_dtype("mixed_float16") if self.precision == "float16" else model
+        converted = convert(computed, fixed, list(contract.outputs))
         label(converted, fixed, contract, described)
         onnx.checker.check_model(converted, full_check=True)
         onnx.save(converted, path)
@@ -180,15 +191,15 @@ class GatheredPatches(ExtractPatches):
         return gather_patches(images, self.patch_size, self.stride, self.border)
 
 
-def convert(model: PatchNet, fixed: Mapping[str, int]) -> onnx.ModelProto:
-    """Return the ONNX model, without names and metadata.
+def convert(model: PatchNet, fixed: Mapping[str, int], names: Sequence[str]) -> onnx.ModelProto:
+    """Return the ONNX model with outputs of these names, otherwise without names and metadata.
 
     It is a plain graph where the shape of the images is fixed as a whole, or S shares all work.
     """
     shares_all = getattr(model.subnet, "shares_all", False)
     known = len(fixed) == 3
     memory = None if shares_all else MEMORY
-    outputs = signature(model, GatheredPatches, outputs_of(model), memory).python_function
+    outputs = signature(model, GatheredPatches, names, memory).python_function
     spec = image_spec(model)
     if known:  # what is known only in part helps nothing; `label` declares it
         shape = (fixed["batch"], fixed["height"], fixed["width"], spec.shape[-1])
@@ -196,7 +207,7 @@ def convert(model: PatchNet, fixed: Mapping[str, int]) -> onnx.ModelProto:
     function = tf.function(outputs, autograph=False)
     converted, _ = tf2onnx.convert.from_function(function, input_signature=[spec], opset=OPSET)
     plain = known or shares_all
-    if not plain:
+    if not plain and set(OUTPUTS) <= set(names):
         make_optional(converted.graph, HEATMAP, HEATMAP_WANTED)
     embed_constants(converted)
     if plain:

@@ -24,12 +24,14 @@ class Format(abc.ABC):
         title: for people.
         suffix: of its files; none where it is a folder.
         precision: of S, a key of `TOLERANCE`.
+        only: the one output that the file has; None, all.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     suffix: ClassVar[str] = ""
     precision = "float32"
+    only: str | None = None
 
     @abc.abstractmethod
     def check(self, model: PatchNet, path: Path) -> Path:
@@ -77,7 +79,7 @@ def export_model(
     if weight := unfinite(model):
         raise InputError(f"The model cannot be exported: NaN or infinity in the weight {weight}")
     target = file_format.check(model, Path(path))
-    contract = contract_of(model, class_names, thresholds)
+    contract = contract_of(model, class_names, thresholds).model_copy(update={"only": file_format.only})
     described = describe(model, file_format.precision, contract, metadata or {})
     with staging(target) as folder:
         staged = folder / target.name

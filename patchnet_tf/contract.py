@@ -211,6 +211,7 @@ class Contract(Part):
             several labels; none for three or more exclusive classes, of which the most probable wins. They
             are 0.5 unless given.
         familiar: whether there is a third output, which says where an image is like those of training.
+        only: the one output that the file has, where it was exported with one.
 
     Example:
         >>> contract = Contract(classes={"names": ["cat", "dog"]}, pixels={"channels": 3}, smallest=[17, 17])
@@ -225,6 +226,7 @@ class Contract(Part):
     smallest: Annotated[tuple[Size, Size], Field(strict=False)]
     thresholds: Annotated[tuple[Share, ...], Field(strict=False, default_factory=_default_thresholds)]
     familiar: bool = False
+    only: Literal["probability", "heatmap"] | None = None
 
     @model_validator(mode="after")
     def thresholds_of_classes(self) -> "Contract":
@@ -251,7 +253,7 @@ class Contract(Part):
         ]
         if self.familiar:
             outputs.append(Tensor(FAMILIAR, "bool", ("batch", "height", "width")))
-        return {output.name: output for output in outputs}
+        return {output.name: output for output in outputs if self.only in (None, output.name)}
 
     @property
     def signatures(self) -> dict[str, tuple[str, ...]]:
@@ -306,8 +308,8 @@ class Contract(Part):
 
     def to_json(self) -> str:
         """Return the contract as JSON on one line."""
-        # Without the key files say the same as before there was one.
-        return self.model_dump_json(exclude=None if self.familiar else {"familiar"})
+        # Without the keys files say the same as before there were any.
+        return self.model_dump_json(exclude={key for key in ("familiar", "only") if not getattr(self, key)})
 
     @classmethod
     def from_json(cls, text: str, source: str = "contract") -> "Contract":

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-from ..contract import HEATMAP_WANTED, IMAGE, PROBABILITY, Contract
+from ..contract import HEATMAP, HEATMAP_WANTED, IMAGE, PROBABILITY, Contract
 from ..errors import InputError, UnfitError, one_line
 from ..images.pixels import check_images
 from . import digest, manifest
@@ -179,6 +179,12 @@ class Predictor:
             InputError: the pixels are not as above, or fewer than the model needs; the model has no maps of
                 such `classes`. It is a ValueError.
         """
+        if self.contract.only:
+            alone = self.contract.only
+            raise InputError(
+                f"{self.path}: exported with the {alone} alone; `.{alone}(image)` returns it. "
+                "Received: a call for both"
+            )
         batch, numbers = self.check(image), self.numbers(classes)
         probability, heatmap, *familiar = self._run(batch, True, run_options)
         made = Prediction.of(probability, maps_of(heatmap, numbers), lambda: self.contract, image.ndim == 4)
@@ -187,9 +193,44 @@ class Predictor:
         return made
 
     def probability(self, image: np.ndarray, *, run_options: onnxruntime.RunOptions | None = None) -> Any:
-        """Return the probability alone, at a small part of the heatmap's cost; arguments as of a call."""
+        """Return the probability alone, at a small part of the heatmap's cost; arguments as of a call.
+
+        Raises:
+            InputError: as of a call, or the file has the heatmap alone.
+        """
+        self._has(PROBABILITY)
         [probability] = self._run(self.check(image), False, run_options)
         return probability if image.ndim == 4 else one(probability[0])
+
+    def heatmap(
+        self,
+        image: np.ndarray,
+        *,
+        classes: Sequence[int | str] | None = None,
+        run_options: onnxruntime.RunOptions | None = None,
+    ) -> np.ndarray:
+        """Return the heatmap alone; arguments as of a call.
+
+        Raises:
+            InputError: as of a call, or the file has the probability alone.
+        """
+        self._has(HEATMAP)
+        batch, numbers = self.check(image), self.numbers(classes)
+        heatmap = maps_of(self.outputs(batch, run_options)[HEATMAP], numbers)
+        return heatmap if image.ndim == 4 else heatmap[0]
+
+    def outputs(self, batch: np.ndarray, run_options: Any = None) -> dict[str, np.ndarray]:
+        """Return all outputs that the file has, by their names, of a batch (B, H, W, C)."""
+        names = self.wanted(self.contract.only != PROBABILITY)
+        return dict(zip(names, self._run(batch, HEATMAP in names, run_options), strict=True))
+
+    def _has(self, output: str) -> None:
+        """Raise InputError where the file has the other output alone."""
+        if output not in self.contract.outputs:
+            raise InputError(
+                f"{self.path}: exported with the {self.contract.only} alone. "
+                f"Received: a call for the {output}"
+            )
 
     def numbers(self, classes: Any) -> tuple[int, ...] | None:
         """Return the numbers of classes that are given by number or name; None for None, which means all.

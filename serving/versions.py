@@ -116,6 +116,8 @@ class Versions:
             predict = Predictor(path, device=self.device, threads=self.threads)
         if (batch := predict.input_shape[0]) not in (None, 1):
             raise ValueError(f"{path}: exported for batches of {batch}; export it without --batch")
+        if alone := predict.contract.only:
+            raise ValueError(f"{path}: exported with the {alone} alone; export it without --outputs")
         return Version(number, path, stamp, predict, batch is None and batches_are_exact(predict))
 
 

@@ -321,6 +321,13 @@ def test_export_and_verify(patchnet, place, tmp_path):
     code, stdout, stderr = patchnet("export", run, "--size", "70x90", "--out", tmp_path / "folder")
     assert (code, "smaller than those that the file takes" in stderr) == (0, True)
     assert Predictor(tmp_path / "folder" / "run.onnx").metadata["run"] == "run"
+    alone = ("--outputs", "probability", "--out", tmp_path / "folder")
+    code, stdout, stderr = patchnet("export", run, *alone)
+    assert (code, '/run_probability.onnx").probability(image)' in stdout) == (0, True)
+    assert "Keras: probability" in stdout
+    assert "heatmap" not in stdout
+    code, stdout, stderr = patchnet("export", run, "--format", "saved_model", *alone)
+    assert (code, "--outputs: for the ONNX file alone" in stderr) == (2, True)
     fixed = tmp_path / "folder" / "run.onnx"
     code, stdout, stderr = patchnet("verify", fixed, run, "--runtime", "onnxruntime")
     assert (code, "(2 batches" in stdout) == (0, True)

@@ -29,7 +29,8 @@ from patchnet_tf.export.saved_model import SavedModel
 from patchnet_tf.images.reading import read_image
 from patchnet_tf.model import dense
 from patchnet_tf.model.preprocessing import GammaCorrection, ShadesOfGray
-from patchnet_tf.serving import digest
+from patchnet_tf.serving import Predictor, digest
+from patchnet_tf.serving.versions import Versions
 
 from . import reference
 from .conftest import shake
@@ -300,6 +301,38 @@ def test_fixed_shape_beside_another_export(plain, tmp_path, rng):
     np.testing.assert_array_equal(given.images, images[[0, -1]])
 
 
+@pytest.mark.parametrize(("alone", "other"), [OUTPUTS, OUTPUTS[::-1]])
+def test_one_output_alone(alone, other, plain, tmp_path, rng):
+    model, both = plain
+    path = tmp_path / f"{alone}.onnx"
+    proved = to_onnx(model, path, outputs=alone)
+    loaded = onnx.load(path)
+    assert [info.name for info in loaded.graph.input] == ["image"]  # nothing to switch
+    assert [info.name for info in loaded.graph.output] == [alone]
+    assert ("Loop" in {node.op_type for node in loaded.graph.node}) == (alone == "heatmap")
+    images = rng.integers(0, 256, (2, 9, 12, 3), "uint8")
+    [expected] = session(both).run([alone], {"image": images})
+    [answer] = session(path).run(None, {"image": images})
+    np.testing.assert_allclose(answer, expected, atol=1e-6)
+
+    predict = Predictor(path)
+    assert list(predict.contract.outputs) == [alone] == [predict.contract.only]
+    np.testing.assert_array_equal(getattr(predict, alone)(images), answer)
+    np.testing.assert_array_equal(getattr(predict, alone)(images[0]), answer[0])
+    with pytest.raises(InputError, match=f"with the {alone} alone. Received: a call for the {other}"):
+        getattr(predict, other)(images)
+    with pytest.raises(InputError, match=rf"with the {alone} alone; `\.{alone}\(image\)`"):
+        predict(images)
+    with pytest.raises(ValueError, match=f"with the {alone} alone; export it without --outputs"):
+        Versions(path).refresh()
+
+    record = json.loads((tmp_path / "verification.json").read_text())[path.name]
+    assert record["largest_difference"].keys() == {alone}
+    vectors = json.loads(path.with_suffix(".test_vectors.json").read_text())
+    assert all(vector.keys() == {"image", alone} for vector in vectors)
+    assert verify(model, path).largest == proved.largest
+
+
 def test_a_fixed_size_makes_no_larger_file(plain, tmp_path):
     model, path = plain
     to_onnx(model, tmp_path / "fixed.onnx", size=(150, 160), batch=1)
@@ -393,6 +426,7 @@ def test_existing_target(plain, tmp_path):
     ("arguments", "message"),
     [
         ({"precision": "int8"}, "precision"),
+        ({"outputs": "mask"}, "outputs"),
         ({"size": (4, 9)}, "from 5 x 5"),
         ({"size": 9}, "size"),
         ({"batch": 0}, "batch"),

@@ -91,18 +91,22 @@ async function explain(file) {
   say("Thinking ...");
   try {
     const answers = await session.run({ [input]: await read(file) });
-    const [probability, heatmap] = session.outputNames.map((name) => answers[name]);
-    if (heatmap.dims.length === 3) {  // two exclusive classes
+    const { probability, heatmap } = answers;
+    if (!probability) {  // a file with the heatmap alone
       draw(heatmap);
+      return say("This file has the heatmap alone.");
+    }
+    if (probability.dims.length === 1) {  // two exclusive classes
+      if (heatmap) draw(heatmap);
       return say(`Probability of ${names[1]}: ${probability.data[0].toFixed(4)}`);
     }
     const order = [...probability.data.keys()].sort((a, b) => probability.data[b] - probability.data[a]);
     const list = document.getElementById("class");
     list.replaceChildren(...order.map((k) => new Option(`${names[k]}: ${probability.data[k].toFixed(4)}`, k)));
-    list.onchange = () => draw(heatmap, Number(list.value));
+    list.onchange = () => { if (heatmap) draw(heatmap, Number(list.value)); };
     list.onchange();
     list.hidden = false;
-    say("Probabilities; the map is that of the class that is chosen.");
+    say(heatmap ? "Probabilities; the map is that of the class that is chosen." : "Probabilities.");
   } catch (error) {
     say(`${file.name}: ${error.message}`);
   }

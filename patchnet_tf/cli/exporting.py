@@ -37,6 +37,10 @@ def export(
         int | None,
         typer.Option(metavar="N", help="Fix the number of images in a batch of the ONNX file."),
     ] = None,
+    outputs: Annotated[
+        Literal["both", "probability", "heatmap"],
+        typer.Option(help="Of the ONNX file: one alone, for runtimes that compute all that a file has."),
+    ] = "both",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -61,6 +65,7 @@ def export(
     """
     with one_line_errors():
         options: dict[str, Any] = {"precision": precision, "size": read_size(size), "batch": batch}
+        options["outputs"] = outputs
         if batch is not None and not 1 <= batch <= MOST_IMAGES:
             raise InputError(f"--batch: expected a whole number from 1 to {MOST_IMAGES}. Received: {batch}")
         export_run(run, file_format, out, overwrite=overwrite, **options)
@@ -151,8 +156,9 @@ def export_run(folder: Path, file_format: str, out: Path | None, *, overwrite: b
         print(f"Exported {verification.path}")
         say_differences(verification)
     if "onnx" in names:
+        call = f".{formats[0].only}" if formats[0].only else ""
         print(
-            f'Run it: from patchnet_tf.serving import Predictor; Predictor("{done[0].path}")(image), '
+            f'Run it: from patchnet_tf.serving import Predictor; Predictor("{done[0].path}"){call}(image), '
             f"where image is {model.pixels.dtype} (height, width, channels)"
         )
 
@@ -186,9 +192,10 @@ def label_thresholds(folder: Path) -> list[float] | None:
 
 def say_differences(verification: Any) -> None:
     """Print the largest differences of an exported file from Keras."""
+    largest = ", ".join(f"{name} {value:.1e}" for name, value in verification.largest.items())
     print(
-        f"Largest difference from Keras: probability {verification.probability:.1e}, "
-        f"heatmap {verification.heatmap:.1e} ({len(verification.batches)} batches, {verification.runtime})"
+        f"Largest difference from Keras: {largest} "
+        f"({len(verification.batches)} batches, {verification.runtime})"
     )
 
 
