@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from patchnet_tf.config import FolderData, load_config
-from patchnet_tf.data import files, load_dataset
+from patchnet_tf.data import files, load_dataset, store
 from patchnet_tf.data.batches import Batches
 from patchnet_tf.data.folder import list_files
 from patchnet_tf.data.store import Stored, chunks
@@ -90,15 +90,17 @@ def test_numbers_choose_as_those_of_an_array_do(folder, tmp_path):
         stored[COUNT]
 
 
-def test_of_many_images_a_few_are_held(folder, tmp_path):
-    stored = read(folder, tmp_path).train.images
-    tracemalloc.start()
-    try:
-        for _ in stored:
-            pass
-        assert tracemalloc.get_traced_memory()[1] < 4 * 48 * 48 * 3
-    finally:
-        tracemalloc.stop()
+def test_of_many_images_a_few_are_held(folder, tmp_path, monkeypatch):
+    """Where all are walked over, one by one or in parts, as the digest of a training does."""
+    train = read(folder, tmp_path).train
+    monkeypatch.setattr(store, "CHUNK", 2 * 48 * 48 * 3)
+    for walk in (lambda: [None for _ in train.images], lambda: digest(train)):
+        tracemalloc.start()
+        try:
+            walk()
+            assert tracemalloc.get_traced_memory()[1] < 6 * 48 * 48 * 3
+        finally:
+            tracemalloc.stop()
 
 
 def test_batches_are_the_same(folder, tmp_path):

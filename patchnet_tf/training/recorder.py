@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import json
 import time
 from pathlib import Path
@@ -140,6 +141,6 @@ def read_checkpoint(path: Path, file: Path | io.BytesIO, digest: str) -> tuple[l
 def digest(examples: Examples) -> str:
     """Return the SHA-256 of images and labels."""
     sha256 = hashlib.sha256(repr(examples.images.shape).encode())
-    for array in (*chunks(examples.images), examples.labels):
+    for array in itertools.chain(chunks(examples.images), [examples.labels]):
         sha256.update(np.ascontiguousarray(array).data)
     return sha256.hexdigest()
