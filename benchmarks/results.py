@@ -633,7 +633,7 @@ def tables(study: Study) -> str:
                 *parts,
                 painted_over(study),
                 trials(study),
-                *(factor_table(study, factor) for factor in FACTORED),
+                factors(study),
             ]
         )
         + "\n"
@@ -707,23 +707,24 @@ def map_of(cell: dict[str, Any], kind: str) -> dict[str, Any]:
     return next(iter(cell["maps"].values())) if kind == "patchnet" else cell["maps"].get(kind, {})
 
 
-def factor_table(study: Study, factor: str) -> str:
-    """Return the table in which one factor changes and all else is plain, seed 0."""
+def factors(study: Study) -> str:
+    """Return the table in which one factor changes at a time and all else is plain, seed 0."""
     names = [name for name in FACTORS if name in study.sets]
-    measures = ("accuracy", "AUROC", "of maps", "exact match", "s")
-    rows = [["setting", *(f"{name}: {text}" for name in names for text in measures)]]
-    for setting in FACTORED[factor]:
-        row = [setting.slug.removeprefix("patchnet")]
-        for name in names:
-            cell = study.cell(name, setting.slug, 0)
-            if cell is None:
-                row += [""] * len(measures)
-                continue
-            located = map_of(cell, "patchnet")
-            figures = (cell["accuracy"], cell["auroc"], located["auroc"], located["exact_match"])
-            row += [*(f"{figure:.3f}" for figure in figures), f"{cell['seconds']:.0f}"]
-        rows.append(row)
-    return f"One factor: {factor}\n\n{markdown(rows)}"
+    rows = [["factor", "setting", *names]]
+    for factor, every in FACTORED.items():
+        for setting in every:
+            cells = [study.cell(name, setting.slug) for name in names]
+            if any(cells):
+                rows.append([factor, setting.slug, *(brief(cell) if cell else "" for cell in cells)])
+    title = "One factor: accuracy / AUROC / AUROC of maps / exact match of maps / seconds"
+    return f"{title}\n\n{markdown(rows)}"
+
+
+def brief(cell: dict[str, Any]) -> str:
+    """Return the main figures of a PatchNet in one text."""
+    located = map_of(cell, "patchnet")
+    figures = (cell["accuracy"], cell["auroc"], located["auroc"], located["exact_match"])
+    return " / ".join([*(f"{figure:.3f}" for figure in figures), f"{cell['seconds']:.0f}"])
 
 
 def painted_over(study: Study) -> str:
