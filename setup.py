@@ -42,7 +42,7 @@ EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of th
         "imagecodecs>=2024.12.30",
     ],
     # DICOM; of its decoders pylibjpeg-libjpeg is under the GPL 3.
-    "dicom": ["pydicom>=3,<4", "highdicom>=0.28,<1", "pylibjpeg[libjpeg,openjpeg]>=2,<3"],
+    "dicom": ["pydicom>=3,<4", "highdicom>=0.28,<1", "pylibjpeg[libjpeg,openjpeg]>=2,<3", "pyjpegls>=1.5,<2"],
     # Signatures of models, with keys of one's own; it imports pyopenssl and does not bring it.
     "sign": ["model-signing>=1.1,<2", "pyopenssl>=24"],
     # What `patchnet verify --runtime` tries an exported file in; node and web are of npm.

@@ -7,7 +7,8 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi_lut
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels import apply_color_lut, apply_rescale, apply_voi_lut, pixel_array
 from pydicom.uid import (
     MPEG2MPML,
     CTImageStorage,
@@ -20,6 +21,7 @@ from pydicom.uid import (
 
 from patchnet_tf.contract import Pixels
 from patchnet_tf.errors import InputError
+from patchnet_tf.images.formats.dicom import DECODERS
 from patchnet_tf.images.reading import decode, head, read_image
 
 rng = np.random.default_rng(0)
@@ -237,12 +239,35 @@ def test_big_endian_and_runs():
 def by_pydicom(path, frame, window):
     """Return a file's image by pydicom's own functions alone."""
     data = pydicom.dcmread(path)
-    image = data.pixel_array
+    image = pixel_array(data, decoding_plugin=DECODERS.get(data.file_meta.TransferSyntaxUID, ""))
     image = image[frame] if int(data.get("NumberOfFrames") or 1) > 1 else image
     if data.PhotometricInterpretation == "PALETTE COLOR":
         return apply_color_lut(image, data) >> 8
     image = apply_rescale(image, data) if data.SamplesPerPixel == 1 else image
     return apply_voi_lut(image, data) if window else image
+
+
+@pytest.mark.parametrize(
+    ("name", "ended"),
+    [
+        ("SC_rgb_jpeg_dcmtk", True),
+        ("SC_rgb_jpeg_dcmtk", False),
+        ("MR_small_jpeg_ls_lossless", True),
+        ("MR_small_jp2klossless", True),
+        ("MR_small_RLE", True),
+        ("JPGExtended", False),  # of these two kinds no decoder notices what is lost before the end
+        ("SC_rgb_jpeg_gdcm", False),
+    ],
+)
+def test_half_of_the_code_of_a_frame_is_noticed(name, ended):
+    data = pydicom.dcmread(WHEEL / "test_files" / f"{name}.dcm")
+    code = get_frame(data.PixelData, 0, number_of_frames=1)
+    half = code[: len(code) // 4 * 2] + (b"\xff\xd9" if ended else b"")
+    data.PixelData = encapsulate([half])
+    file = io.BytesIO()
+    data.save_as(file)
+    with pytest.raises(InputError, match=r"damaged|truncated"):
+        decode(file.getvalue(), floats(data.SamplesPerPixel))
 
 
 def test_all_files_of_pydicom():

@@ -15,6 +15,7 @@ import numpy as np
 from ...contract import Pixels
 from ...errors import FormatError, InputError, UnfitError
 from .base import RGB, Format, Source, converted, package
+from .pillow import check_jpeg
 
 GREYS = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
@@ -26,7 +27,19 @@ HEIGHT_AND_WIDTH = {*range(0xC0, 0xD0), 0xF7} - {
 }  # markers of JPEG and JPEG-LS that have them
 NEEDED = {"Rows", "Columns", "BitsAllocated", "PhotometricInterpretation"}
 PIXEL_GROUPS = (b"\xe0\x7f", b"\x7f\xe0")  # of the pixels' tag, in either order of bytes
-RUN_LENGTHS = "1.2.840.10008.1.2.5"
+JPEG = "1.2.840.10008.1.2.4.50"  # of 8 bits
+# The decoder of each compressed transfer syntax: of those that pydicom can use one that notices damage.
+DECODERS = {
+    "1.2.840.10008.1.2.5": "pydicom",  # run lengths
+    JPEG: "pillow",
+    "1.2.840.10008.1.2.4.51": "pylibjpeg",  # of 12 bits
+    "1.2.840.10008.1.2.4.57": "pylibjpeg",  # lossless
+    "1.2.840.10008.1.2.4.70": "pylibjpeg",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
+}
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 EXACT = 2**24  # whole numbers up to this are the same in float32
 
@@ -53,11 +66,12 @@ class DicomSource(Source):
         except (NotImplementedError, ValueError, TypeError):
             name = getattr(syntax, "name", syntax)
             raise UnfitError(f"expected a transfer syntax that is read. Received: {name}") from None
-        if not decoder.is_available:
+        self.plugin = DECODERS.get(syntax, "")
+        if syntax.is_encapsulated and not self.plugin:
+            raise UnfitError(f"expected a transfer syntax that is read. Received: {syntax.name}")
+        if self.plugin and self.plugin not in decoder.available_plugins:
             with package("dicom"):
                 raise ImportError
-        # The one of pylibjpeg panics where code is damaged.
-        self.plugin = "pydicom" if syntax == RUN_LENGTHS else ""
         photometric = data.PhotometricInterpretation
         if photometric not in (*GREYS, PALETTE, *COLOURS):
             raise UnfitError(f"expected grey or colour. Received: {photometric}")
@@ -108,7 +122,7 @@ class DicomSource(Source):
 
         self.file.seek(0)
         whole = dcmread(self.file)
-        check_coded_size(whole, frame)
+        check_code(whole, frame)
         try:
             image = pixel_array(whole, index=frame, decoding_plugin=self.plugin)
         except RuntimeError as error:  # on a line of its own, what each decoder says
@@ -182,17 +196,26 @@ def library() -> Any:
     return pydicom
 
 
-def check_coded_size(data: Any, frame: int) -> None:
-    """Raise InputError where a compressed frame has another size than the file says: it may be huge."""
+def check_code(data: Any, frame: int) -> None:
+    """Raise InputError where a compressed frame is cut, or has another size than the file says.
+
+    Raises:
+        ValueError: the code of a JPEG file of 8 bits breaks.
+    """
     from pydicom.encaps import get_frame
 
-    if data.file_meta.TransferSyntaxUID.is_encapsulated:
-        expected = int(data.Rows), int(data.Columns)
-        size = coded_size(
-            get_frame(data.PixelData, frame, number_of_frames=int(data.get("NumberOfFrames") or 1))
-        )
-        if size is not None and size != expected:
-            raise InputError(f"damaged: expected a frame of {expected}, height and width. Received: {size}")
+    syntax = data.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        return
+    expected = int(data.Rows), int(data.Columns)
+    code = get_frame(data.PixelData, frame, number_of_frames=int(data.get("NumberOfFrames") or 1))
+    size = coded_size(code)
+    if size is not None and size != expected:
+        raise InputError(f"damaged: expected a frame of {expected}, height and width. Received: {size}")
+    if code[:2] == b"\xff\xd8" and not code.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+        raise InputError("truncated: a frame without the marker that ends it")
+    if syntax == JPEG:
+        check_jpeg(code)
 
 
 def changes(data: Any) -> bool:
