@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import glob
 import json
 import os
@@ -9,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -82,6 +83,22 @@ def holding(folder: Path) -> Iterator[bool]:
             except OSError:  # a file system without locks
                 held = False
         yield held
+
+
+def reserve(file: BinaryIO, size: int, name: Path) -> None:
+    """Take the disk's room for an open file: a memory map without it ends the process where the disk is full.
+
+    Raises:
+        OSError: there is not so much room; it names `name`.
+    """
+    if hasattr(os, "posix_fallocate"):  # not on Windows and macOS
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot
+                raise OSError(
+                    error.errno, f"{error.strerror} ({size / 2**20:.0f} MiB needed)", str(name)
+                ) from None
 
 
 def place(staged: Path, target: Path) -> None:

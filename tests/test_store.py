@@ -1,5 +1,6 @@
 """Images on disk that are read when they are asked for: the same as from memory, whole or not there."""
 
+import errno
 import os
 import shutil
 import tracemalloc
@@ -15,7 +16,7 @@ from patchnet_tf.data.folder import list_files
 from patchnet_tf.data.store import Stored, chunks
 from patchnet_tf.errors import InputError
 from patchnet_tf.evaluation.evaluate import evaluate
-from patchnet_tf.training.features import FeatureBatches
+from patchnet_tf.training.features import FeatureBatches, room
 from patchnet_tf.training.recorder import digest
 from patchnet_tf.training.run import open_run
 from patchnet_tf.training.train import train
@@ -243,6 +244,20 @@ def test_a_disk_that_fills_is_named(folder, tmp_path, monkeypatch):
         signal.signal(signal.SIGXFSZ, handler)
     assert caught.value.filename.startswith(str(tmp_path / "cache"))
     assert [*tmp_path.rglob("*")] == []
+
+
+def test_features_that_do_not_fit_on_the_disk_name_it(tmp_path, monkeypatch):
+    """Before they are computed: through a memory map, a full disk ends the process."""
+    if not hasattr(os, "posix_fallocate"):
+        pytest.skip("no such call on this system")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"left on device \(4 MiB needed\)") as caught:
+        room((1024, 1024), tmp_path, 1)
+    assert caught.value.filename == str(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written(folder, tmp_path):

@@ -1,6 +1,7 @@
 """Training on features that a frozen network has computed once, for all epochs and mirrorings."""
 
 import itertools
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..data import Examples
 from ..data.batches import Batches
+from ..files import reserve
 from ..progress import Progress
 
 IMAGES = 8  # of which features are computed at once
@@ -80,4 +82,5 @@ def room(shape: tuple[int, ...], folder: Path, memory: int) -> np.ndarray:
     if 4 * np.prod(shape, dtype="float64") <= memory * 2**20:
         return np.empty(shape, "float32")
     with tempfile.TemporaryFile(dir=folder) as file:  # the memory map keeps it open
+        reserve(file, 4 * math.prod(shape), folder)
         return np.memmap(file, "float32", "w+", shape=shape)

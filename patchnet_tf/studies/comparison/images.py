@@ -11,7 +11,7 @@ from ...config import Config
 from ...contract import Pixels
 from ...data import Dataset
 from ...data.store import Images
-from ...files import replacing, write_array
+from ...files import replacing, reserve, write_array
 from ...images.pixels import displayed
 
 
@@ -83,7 +83,7 @@ def keep(maps: Path, chosen: Chosen) -> None:
                 image = displayed(chosen.images[k], chosen.pixels)
                 if not k:
                     shape = (len(chosen.images), *image.shape)
-                    written = np.lib.format.open_memmap(part, "w+", "uint8", shape)
+                    written = new_array(part, "uint8", shape)
                 written[k] = image
             written.flush()
     for name in ("masks", "classes"):
@@ -107,6 +107,14 @@ def forget(maps: Path, method: str) -> None:
     """Take away what was drawn and measured with a method; "*" is any."""
     for path in [*maps.glob(f"{method}.npy"), *maps.glob(f"{method}_curves.npz")]:
         path.unlink()
+
+
+def new_array(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return an empty array that is an .npy file, with room on the disk."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with path.open("r+b") as file:
+        reserve(file, path.stat().st_size, path)
+    return array
 
 
 def opened_array(path: Path) -> np.ndarray | None:

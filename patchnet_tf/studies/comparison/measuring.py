@@ -19,7 +19,7 @@ from ...training.kinds import kind_of
 from ...training.run import open_run
 from ...training.train import Training
 from .candidates import Candidate
-from .images import Chosen, opened_array, read_arrays, spread
+from .images import Chosen, new_array, opened_array, read_arrays, spread
 
 STEPS = 25  # of the deletion and insertion curves
 
@@ -75,7 +75,7 @@ def measure(
         maps = opened_array(path)
         if maps is None:
             with replacing(path) as part:
-                maps = np.lib.format.open_memmap(part, "w+", "float32", chosen.images.shape[:3])
+                maps = new_array(part, "float32", chosen.images.shape[:3])
                 draw_maps(drawing(model), chosen.images, step(2 * k), chosen.classes, maps)
                 maps.flush()
         per_image = {} if chosen.masks is None else metrics.per_image(maps, chosen.masks)
