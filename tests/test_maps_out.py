@@ -17,11 +17,14 @@ from scipy import ndimage
 
 from patchnet_tf.contract import Contract
 from patchnet_tf.errors import InputError, MissingExtraError
+from patchnet_tf.evaluation.explain import explain
 from patchnet_tf.images import pictures
 from patchnet_tf.images.maps import WRITERS, Map, Wanted, writers_of
 from patchnet_tf.images.maps.ome_tiff import TILE, halved
 from patchnet_tf.images.maps.outlines import outlines
 from patchnet_tf.images.scale import pixel_size
+
+from .small import save
 
 NAMES = {1: ["cat", "dog"], 3: ["cat", "dog", "hen"]}
 
@@ -261,3 +264,36 @@ def test_what_is_no_dicom_is_refused(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "x.png")
     with pytest.raises(InputError, match=r"x\.png: dicom is written for DICOM files.*take png or ome-tiff"):
         WRITERS["dicom"].check(Wanted(tmp_path / "x.png", scaled=False, resized=False))
+
+
+def test_explain_writes_what_is_wanted(run, rng, tmp_path):
+    image = save(tmp_path / "x.png", rng.integers(0, 256, (30, 41), "uint8"))
+    (explained,) = explain(run, [image], tmp_path / "out", to=["npy", "ome-tiff", "geojson"])
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["x_heatmap.npy", "x_heatmap.ome.tif", "x_regions.geojson"]
+    heatmap = np.load(tmp_path / "out" / "x_heatmap.npy")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "x_heatmap.ome.tif"), heatmap)
+    features = json.loads((tmp_path / "out" / "x_regions.geojson").read_text())["features"]
+    where = sum(rasterized(f["geometry"]["coordinates"], (30, 41)).astype(int) for f in features)
+    np.testing.assert_array_equal(where, heatmap > 0.5)
+    assert explained.stem == "x"
+
+
+def test_explain_refuses_a_format_before_anything_is_written(run, rng, tmp_path, patchnet):
+    images = [save(tmp_path / name, rng.integers(0, 256, (30, 41), "uint8")) for name in ("x.png", "y.png")]
+    for to, message in (
+        ("png,dicom", f"error: {images[0]}: dicom is written for DICOM files"),
+        ("png,svg", "error: --to: expected some of png, npy, ome-tiff, geojson, dicom, each once"),
+        (",", "error: --to: expected some of"),
+    ):
+        code, _, err = patchnet("explain", run, *images, "--out", tmp_path / "out", "--to", to)
+        assert code == 2
+        assert err.startswith(message)
+        assert not (tmp_path / "out").exists()
+
+
+def test_explain_writes_dicom_of_the_source(run, tmp_path):
+    image = Path(COLOUR)  # 8 bits
+    with pytest.warns(UserWarning, match="the overlay alone is written"):
+        explain(run, [image], tmp_path, to=["dicom"])
+    assert dcmread(tmp_path / "examples_rgb_color_overlay.dcm").PatientID == dcmread(image).PatientID

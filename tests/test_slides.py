@@ -223,3 +223,40 @@ def test_a_full_disk_loses_no_tile(run, tmp_path, image, small_tiles, monkeypatc
     told = []
     explain_slide(run, path, out, level=0, to=["ome-tiff"], progress=lambda *a: told.append(a))
     assert told[0][1] == told[0][2]  # all of them
+
+
+def test_bad_slides_are_refused_before_anything_is_written(run, tmp_path, image, patchnet):
+    good = pyramid(tmp_path / "s.ome.tif", image)
+    content = good.read_bytes()
+    (tmp_path / "cut.ome.tif").write_bytes(content[: len(content) // 2])
+    (tmp_path / "head.ome.tif").write_bytes(content[:100])
+    (tmp_path / "text.svs").write_text("no slide")
+    pyramid(tmp_path / "tiny.ome.tif", image[:5, :5], levels=1)
+    for arguments, message in (
+        (["cut.ome.tif", "--level", 0], "truncated"),
+        (["head.ome.tif", "--level", 0], "head.ome.tif: "),
+        (["text.svs", "--level", 0], "text.svs: not a slide that OpenSlide reads"),
+        (["gone.svs", "--level", 0], "gone.svs: cannot be read (No such file"),
+        (["s.ome.tif", "--level", 9], "s.ome.tif: expected a level of 0 (200 x 300)"),
+        (["s.ome.tif", "--mpp", 0.5], "does not say how large its pixels are"),
+        (["text.svs"], "text.svs: not a slide"),
+        (["tiny.ome.tif", "--level", 0], "expected at least 8 x 8 pixels"),
+        (["s.ome.tif", "--level", 0, "--to", "npy"], "--to: expected of a slide some of png, ome-tiff"),
+        (["s.ome.tif", "--level", 0, "--resize"], "--resize: not of slides"),
+    ):
+        code, _, err = patchnet(
+            "explain", run, tmp_path / arguments[0], *arguments[1:], "--out", tmp_path / "o"
+        )
+        assert code == 2
+        assert err.startswith("error: ")
+        assert message in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "o").exists()
+
+
+def test_the_command_explains_slides(run, tmp_path, image, patchnet):
+    path = pyramid(tmp_path / "s.ome.tif", image)
+    code, out, _ = patchnet("explain", run, path, "--level", 1, "--out", tmp_path / "maps")
+    assert code == 0
+    assert "mean of class 1" in out
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["s_heatmap.ome.tif", "s_overview.png"]

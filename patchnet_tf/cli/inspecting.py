@@ -55,6 +55,29 @@ def explain(
         bool,
         typer.Option("--resize", help="Bring images to the size to which those of training were resized."),
     ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="FORMAT,FORMAT,...",
+            help="What to write: some of png, npy, ome-tiff, geojson, dicom; by default png,npy, of a slide "
+            "png,ome-tiff.",
+            show_default=False,
+        ),
+    ] = None,
+    level: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Of a slide, the level to explain, from 0.", show_default=False),
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Or that of X micrometres per pixel, within a tenth.", show_default=False
+        ),
+    ] = None,
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="Of a slide, explain glass without tissue too.")
+    ] = False,
 ) -> None:
     """Draw the heatmap of images: which parts speak for class 1 (white), which for class 0 (black).
 
@@ -68,15 +91,37 @@ def explain(
     Of several classes or labels, NAME_heatmap.npy has the maps of all, NAME_heatmap_CLASS.png is that of one,
     and the overlay shows by its colour which class wins at each pixel.
 
-    Example: patchnet explain runs/cells new/*.png --out maps
+    For other viewers: --to ome-tiff writes NAME_heatmap.ome.tif, values with a pyramid; geojson writes
+    NAME_regions.geojson, where a class is found, which QuPath takes by drag and drop; dicom writes, of DICOM
+    files, NAME_overlay.dcm, and NAME_map.dcm and NAME_regions.dcm where they have a frame of reference.
+
+    A slide, any image with --level or --mpp or a file that only OpenSlide reads, is explained in tiles, in
+    bounded memory: NAME_heatmap.ome.tif and NAME_overview.png. The same command goes on where it was cut off.
+
+    Example: patchnet explain runs/cells new/*.png --out maps --to png,ome-tiff,geojson
     """
     with one_line_errors():
+        formats = None if to is None else [name.strip() for name in to.split(",") if name.strip()]
+        chosen = [name.strip() for name in classes.split(",")] if classes is not None else ()
         with heavy_imports("train"):
             from ..evaluation.explain import explain as explain_images
+            from ..evaluation.slides import explain_slide
+            from ..images.slides import is_slide
+        wanted = {} if formats is None else {"to": formats}
+        slides = level is not None or mpp is not None or any(map(is_slide, images))
         with Reporter() as progress:
-            chosen = [name.strip() for name in classes.split(",")] if classes is not None else ()
-            explained = explain_images(run, images, out, classes=chosen, resize=resize, progress=progress)
-        show(explained_table(explained))
+            if slides:
+                for name, given in (("--classes", chosen), ("--resize", resize)):
+                    if given:
+                        raise InputError(f"{name}: not of slides")
+                if len({path.stem for path in images}) < len(images):
+                    raise InputError("slides: expected different names, as those of their maps will be")
+                wanted |= {"level": level, "mpp": mpp, "everywhere": everywhere}
+                explained = [explain_slide(run, path, out, **wanted, progress=progress) for path in images]
+            else:
+                wanted |= {"classes": chosen, "resize": resize}
+                explained = explain_images(run, images, out, **wanted, progress=progress)
+        show(explained_table(explained, "mean of" if slides else "probability of"))
         print(f"Heatmaps: {out or run / 'heatmaps'}")
 
 

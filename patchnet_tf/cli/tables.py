@@ -29,15 +29,15 @@ def with_interval(mean: "Mean") -> str:
     return f"{mean.mean:.3f}{interval}"
 
 
-def explained_table(explained: Sequence[Any]) -> Table:
-    """Tabulate the images of `patchnet explain`."""
+def explained_table(explained: Sequence[Any], what: str = "probability of") -> Table:
+    """Tabulate the images of `patchnet explain`; `what` are the numbers of their classes."""
     if explained and len(explained[0].probabilities) > 1:
         table = Table("image", "class", "probability", "maps", "files")
         for image in explained:
             q = f"{image.probability:.4f}"
             table.add_row(str(image.path), image.class_name, q, ", ".join(image.drawn), f"{image.stem}_*")
         return table
-    table = Table("image", "class", "probability of class 1", "files")
+    table = Table("image", "class", f"{what} class 1", "files")
     for image in explained:
         table.add_row(str(image.path), image.class_name, f"{image.probability:.4f}", f"{image.stem}_*")
     return table

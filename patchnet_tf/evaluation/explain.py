@@ -1,6 +1,5 @@
 """Draw the maps of any images with the model of a run."""
 
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from ..config import Config
 from ..contract import Contract, Pixels
 from ..data import check_images
 from ..errors import InputError
-from ..files import write_array
 from ..images import pictures
+from ..images.maps import DEFAULT, Map, Wanted, writers_of
 from ..images.pixels import displayed, resized
 from ..images.reading import TAKES, head, read_image
 from ..model.heatmaps import Drawing, heatmap_model
@@ -65,6 +64,7 @@ def explain(
     *,
     classes: Sequence[str] = (),
     resize: bool = False,
+    to: Sequence[str] = DEFAULT,
     progress: Progress = silent,
 ) -> list[Explanation]:
     """Draw the heatmap of each image with the model of a finished run.
@@ -89,20 +89,27 @@ def explain(
             three most probable of each image.
         resize: bring images to the size to which those of training were resized (data.size); otherwise
             they keep their own.
+        to: the formats to write, of `patchnet_tf.images.maps.WRITERS`: "png" and "npy", of which `out` tells;
+            "ome-tiff", NAME_heatmap.ome.tif; "geojson", NAME_regions.geojson; "dicom", of DICOM files,
+            NAME_overlay.dcm and, where those have a frame of reference, NAME_map.dcm and NAME_regions.dcm.
+            docs/viewers.md says which viewer takes which.
         progress: told after each image.
 
     Raises:
-        InputError: the folder is no finished run, an image cannot be read or is too small, or the run has no
-            such class.
+        InputError: the folder is no finished run, an image cannot be read or is too small, the run has no
+            such class, or a map cannot be written in such a format.
+        MissingExtraError: a format needs a package that is not installed.
         OSError: something cannot be written.
 
     Warns:
-        UserWarning: the model has been trained on images resized to another size.
+        UserWarning: the model has been trained on images resized to another size, or of a file without a
+            frame of reference the overlay alone is written as DICOM.
 
     Example:
         >>> explain("runs/demo", ["wall.png"])[0].probability
         0.031
     """
+    writers = writers_of(to)
     config, model = open_run(folder)
     kind, contract = kind_of(config), contract_of(Path(folder), config, model)
     names = contract.classes.names
@@ -121,8 +128,9 @@ def explain(
     pixels, smallest = contract.pixels, kind.smallest_image(config.model)
     fixed = model.input_shape[1:3] if kind.fixed_size(config.model) else None
 
-    def read(path: str | Path) -> np.ndarray:
+    def read(path: str | Path) -> tuple[np.ndarray, tuple[int, int]]:
         image = read_image(path, pixels)
+        size = image.shape[:2]
         image = resized(image, trained) if resize else image
         check_images(image[None], pixels=pixels, smallest=smallest, what=str(path))
         if fixed and image.shape[:2] != fixed:
@@ -130,7 +138,7 @@ def explain(
                 f"{path}: expected {fixed[0]} x {fixed[1]} pixels, as in training (model.resize is null). "
                 f"Received: {image.shape[0]} x {image.shape[1]}"
             )
-        return image
+        return image, size
 
     for path in paths:  # by their heads, which takes no time; one that looks unfit is read, to say why
         found = head(path, window=pixels.window)
@@ -139,13 +147,16 @@ def explain(
         too_small = min(sides) < min(smallest) or max(sides) < max(smallest)
         if too_small or found.dtype not in TAKES[pixels.dtype] or (fixed and sorted(sides) != sorted(fixed)):
             read(path)
+        wanted = Wanted(Path(path), scaled=kind.min_max_normalized, resized=resize and trained is not None)
+        for writer in writers:
+            writer.check(wanted)
 
     out = Path(folder) / HEATMAPS if out is None else Path(out)
     draw = kind.drawing(model)
     familiarity = getattr(model, "familiarity", None) and Drawing(heatmap_model(model, kind="familiar"))
     explained: list[Explanation] = []
     for path in map(Path, paths):
-        done, image = len(explained), read(path)
+        done, (image, size) = len(explained), read(path)
         out.mkdir(parents=True, exist_ok=True)
         progress("heatmaps", done, len(paths), path.name)
 
@@ -161,25 +172,31 @@ def explain(
         heatmap = draw(image, show).astype("float32")  # (H, W) or (H, W, K)
         q = model.predict(image[None], verbose=0)[0]  # (1,) or (K,)
         stem, drawn = free_stem(path.stem, {e.stem for e in explained}), ()
-        write_array(out / f"{stem}_heatmap.npy", heatmap)
-        if contract.classes.binary:
-            pictures.save_png(pictures.grey(heatmap), out / f"{stem}_heatmap.png")
-        else:
+        if not contract.classes.binary:
             drawn = tuple(classes) or tuple(names[k] for k in np.argsort(-q, kind="stable")[:SHOWN])
-            for name in drawn:
-                grey = pictures.grey(heatmap[..., names.index(name)])
-                pictures.save_png(grey, out / f"{stem}_heatmap_{file_name(name, names)}.png")
         shown = displayed(image, pixels)
         overlay, with_legend = coloured(shown, heatmap, q, contract, kind.min_max_normalized)
-        if familiarity:
-            familiar = familiarity(image)  # (H, W), bool
-            pictures.save_png(pictures.grey(familiar), out / f"{stem}_familiar.png")
+        familiar = familiarity(image) if familiarity else None  # (H, W), bool
+        if familiar is not None:
             overlay = pictures.hatched(overlay, ~familiar)
         overlay = with_legend(pictures.enlarged(overlay))  # or a small one would be lost beside its legend
-        if familiarity:
+        if familiar is not None:
             overlay = pictures.with_hatching_legend(overlay)
-        pictures.save_png(overlay, out / f"{stem}_overlay.png")
         probabilities = tuple(map(float, q))
+        result = Map(
+            path,
+            stem,
+            contract,
+            heatmap,
+            probabilities,
+            size,
+            overlay,
+            drawn,
+            familiar,
+            scaled=kind.min_max_normalized,
+        )
+        for writer in writers:
+            writer.write(result, out)
         explained.append(Explanation(path, probabilities, contract.names_of(probabilities), stem, drawn))
     progress("heatmaps", len(paths), len(paths))
     return explained
@@ -215,14 +232,6 @@ def contract_of(folder: Path, config: Config, model: keras.Model) -> Contract:
 def pixels_of(model: keras.Model) -> Pixels:
     """Return what pixels the model of a run takes."""
     return getattr(model, "pixels", None) or Pixels(channels=model.input_shape[-1])
-
-
-def file_name(name: str, names: Sequence[str]) -> str:
-    """Return the name of a class as part of a file's name, with its number where others are alike."""
-    plain = [re.sub(r"[^\w-]", "_", each) for each in names]
-    k = names.index(name)
-    alike = [each.casefold() for each in plain].count(plain[k].casefold()) > 1
-    return f"{plain[k]}_{k}" if alike else plain[k]
 
 
 def free_stem(stem: str, taken: set[str]) -> str:
