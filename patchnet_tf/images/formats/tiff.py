@@ -239,7 +239,7 @@ def open_tiff(file: BinaryIO) -> Source:
             and not HIDDEN.search(str(tags.get(DESCRIPTION, "")))
         )
         source.image.seek(0)
-    except InputError:
+    except TooLargeError:
         raise
     except Exception:  # Pillow knows fewer kinds
         plain = False
