@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.results import PLAIN, Setting, Study
+from patchnet_tf.contract import Pixels
 from patchnet_tf.data import load_dataset
 from patchnet_tf.images.pictures import save_png
 
@@ -116,7 +117,14 @@ def test_what_the_masks_show_is_painted_over_in_the_colours_around_it():
     fitted = results.Fitted(
         lambda given: np.stack([given.max((1, 2, 3)) / 250, given.mean((1, 2, 3))], 1), {}, None
     )
-    chosen = results.Chosen(images, masks, [0, 0, 0], ["a", "b", "c"], np.zeros(3, int))
+    chosen = results.Chosen(
+        images=images,
+        pixels=Pixels(channels=3),
+        masks=masks,
+        labels=[0, 0, 0],
+        names=["a", "b", "c"],
+        classes=np.zeros(3, int),
+    )
     assert results.without_masked(fitted, chosen) == pytest.approx([1.0, 0.4], abs=0.02)
 
 
