@@ -20,6 +20,7 @@ from patchnet_tf.errors import InputError, MissingExtraError
 from patchnet_tf.evaluation.explain import explain
 from patchnet_tf.images import pictures
 from patchnet_tf.images.maps import WRITERS, Map, Wanted, writers_of
+from patchnet_tf.images.maps.geojson import features
 from patchnet_tf.images.maps.ome_tiff import TILE, halved
 from patchnet_tf.images.maps.outlines import outlines
 from patchnet_tf.images.scale import pixel_size
@@ -297,3 +298,13 @@ def test_explain_writes_dicom_of_the_source(run, tmp_path):
     with pytest.warns(UserWarning, match="the overlay alone is written"):
         explain(run, [image], tmp_path, to=["dicom"])
     assert dcmread(tmp_path / "examples_rgb_color_overlay.dcm").PatientID == dcmread(image).PatientID
+
+
+def test_small_regions_can_be_left_out():
+    found = np.zeros((6, 9, 1), bool)
+    found[1:3, 1:4] = found[4, 5:8] = found[0, 8] = True  # of 6, 3 and 1 pixels
+    planes = found.astype("float32") / 2
+    for least, count in ((1, 3), (3, 2), (4, 1), (7, 0)):
+        regions = [*features(planes, found, ("dog",), np.zeros((1, 3), int), (1, 1), least)]
+        assert len(regions) == count
+        assert all(r["properties"]["measurements"]["mean probability"] == 0.5 for r in regions)

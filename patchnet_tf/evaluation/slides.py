@@ -30,6 +30,7 @@ from .explain import Explanation, coloured, contract_of
 TILE = 1024  # pixels of a side; a power of two, so that levels of the map are made of whole tiles
 SHOWN = 2048  # pixels of the longer side of the overview, and of the image in which tissue is looked for
 OUTLINED = 4096  # pixels of the longer side of the map in which regions are outlined
+LEAST = 64  # pixels of such a region: 8 x 8, say; a viewer has trouble with ten thousands of specks
 FORMATS = ("png", "ome-tiff", "geojson")
 DEFAULT = ("png", "ome-tiff")
 
@@ -61,7 +62,7 @@ def explain_slide(
             `patchnet_tf.images.slides.tissue`) are passed over.
         to: some of "png", NAME_overview.png, the map on the slide, at most 2048 pixels long; "ome-tiff",
             NAME_heatmap.ome.tif, all values, float32, with a pyramid; "geojson", NAME_regions.geojson, where
-            a class is found, outlined in a level of the map of at most 4096 pixels.
+            a class is found, outlined in a level of the map of at most 4096 pixels, 64 of them or more.
         progress: told after each tile.
 
     Returns:
@@ -247,7 +248,7 @@ def deliver(
         planes, reduced = tiles.whole(OUTLINED)
         scale = tuple(side * 2**reduced for side in slide.scale(level))
         colours = colours_of(contract.classes, tuple(means))
-        regions = geojson.features(planes, found_in(planes, contract), names, colours, scale)
+        regions = geojson.features(planes, found_in(planes, contract), names, colours, scale, LEAST)
         write_json(out / f"{stem}_regions.geojson", geojson.collection(regions), indent=None)
     if "png" in to:
         progress("files", 0, len(to), "overview")

@@ -44,6 +44,7 @@ def features(
     names: tuple[str, ...],
     colours: np.ndarray,
     scale: tuple[float, float],
+    least: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """Give the regions of all planes, as features of GeoJSON.
 
@@ -53,9 +54,13 @@ def features(
         names: of the K classes.
         colours: (K, 3), theirs.
         scale: how many pixels of the image, down and across, one of the map is wide.
+        least: how many pixels of the map a region has at least; smaller ones are left out.
     """
     for k, name in enumerate(names):
         labels, count = ndimage.label(found[..., k])
+        if least > 1:
+            large = np.bincount(labels.ravel()) >= least
+            labels, count = ndimage.label(large[labels] & (labels > 0))
         numbers = range(1, count + 1)
         means = ndimage.mean(planes[..., k], labels, numbers) if count else []
         highest = ndimage.maximum(planes[..., k], labels, numbers) if count else []
