@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tifffile
 
 import patchnet_tf as pn
-from patchnet_tf.contract import Pixels
+from patchnet_tf.contract import Contract, Pixels
 from patchnet_tf.errors import InputError
 from patchnet_tf.evaluation import slides as walking
 from patchnet_tf.evaluation.slides import explain_slide
 from patchnet_tf.images.slides import OpenSlideSlide, TiffSlide, covered, is_slide, open_slide, tissue
+from patchnet_tf.model.preprocessing import ShadesOfGray
 
 GREY = Pixels(channels=1)
 RGB = Pixels(channels=3)
@@ -260,3 +262,35 @@ def test_the_command_explains_slides(run, tmp_path, image, patchnet):
     assert code == 0
     assert "mean of class 1" in out
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["s_heatmap.ome.tif", "s_overview.png"]
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_several_classes_of_a_slide(tmp_path, image, monkeypatch, small_tiles, exclusive):
+    model = pn.PatchNet(
+        (None, None, 3), patch_size=5, filters=2, depth=1, classes=3, multilabel=not exclusive
+    )
+    contract = Contract(
+        classes={"names": ["a", "b", "c"], "exclusive": exclusive}, pixels={"channels": 3}, smallest=[5, 5]
+    )
+    (tmp_path / "model.keras").write_bytes(b"")
+    monkeypatch.setattr(walking, "open_run", lambda folder: (None, model))
+    monkeypatch.setattr(walking, "contract_of", lambda *_: contract)
+    path = pyramid(tmp_path / "s.ome.tif", image)
+    found = explain_slide(
+        tmp_path, path, tmp_path, level=1, everywhere=True, to=["ome-tiff", "png", "geojson"]
+    )
+    expected = pn.heatmap_model(model).predict(image[None, ::2, ::2], verbose=0)[0]
+    heatmap = tifffile.imread(tmp_path / "s_heatmap.ome.tif")
+    np.testing.assert_allclose(heatmap, expected.transpose(2, 0, 1), atol=1e-6)
+    np.testing.assert_allclose(found.probabilities, expected.mean((0, 1), "float64"), atol=1e-6)
+    assert (tmp_path / "s_overview.png").exists()
+
+
+def test_models_that_look_at_whole_images_are_refused():
+    for model, received in (
+        (pn.PatchNet((None, None, 3), patch_size=5, preprocessing=[ShadesOfGray()]), "shades_of_gray"),
+        (pn.PatchNet((None, None, 3), patch_size=5, pixels=Pixels(channels=3, per_image=True)), "per_image"),
+        (keras.Sequential(), "a run of a baseline"),
+    ):
+        with pytest.raises(InputError, match=f"s.svs: a slide is explained .* Received: {received}"):
+            walking.check_model(model, "s.svs")
