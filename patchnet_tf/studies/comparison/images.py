@@ -75,7 +75,7 @@ def keep(maps: Path, chosen: Chosen) -> None:
     """Write images as pictures show them, masks and classes; maps of others that are there are taken away."""
     path = maps / "images.npy"
     same = same_images(path, chosen)
-    if not same or not np.array_equal(read_arrays(maps / "classes.npy"), chosen.classes):
+    if not (same := same and np.array_equal(read_arrays(maps / "classes.npy"), chosen.classes)):
         forget(maps, "*")
     if not same:
         with replacing(path) as part:
