@@ -119,7 +119,13 @@ def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write an .npy file."""
     with replacing(path) as part, part.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+        try:
+            np.save(file, array, allow_pickle=False)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            # numpy counts bytes where a disk is full, and says no more.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:

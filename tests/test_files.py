@@ -1,9 +1,10 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from patchnet_tf.files import holding, staging
+from patchnet_tf.files import holding, staging, write_array
 
 STAGE = """
 import sys
@@ -40,3 +41,14 @@ def test_a_folder_is_held_once(tmp_path):
             pass
     with holding(tmp_path) as held:
         assert held
+
+
+def test_an_array_that_finds_the_disk_full_says_so(tmp_path, monkeypatch):
+    def full(file, array, **_):
+        file.write(b"half")
+        raise OSError("231424 requested and 27616 written")  # as numpy has it
+
+    monkeypatch.setattr("numpy.save", full)
+    with pytest.raises(OSError, match=r"No space left on device.*x\.npy"):
+        write_array(tmp_path / "x.npy", np.zeros(3))
+    assert not [*tmp_path.iterdir()]
