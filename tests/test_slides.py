@@ -120,9 +120,19 @@ def test_tissue_is_where_colour_is(image, rng):
     assert covered(single, (200, 300), 50) == [(0, 2), (1, 2)]
 
 
-def test_is_slide():
+def test_is_slide(tmp_path, image, monkeypatch):
     assert is_slide("a/B.SVS")
     assert not is_slide("a.tif")
+    path = pyramid(tmp_path / "s.ome.tif", image)
+    assert not is_slide(path)
+    (tmp_path / "t.tif").write_text("none")
+    assert not is_slide(tmp_path / "t.tif")
+    monkeypatch.setattr("patchnet_tf.images.slides.MAX_PIXELS", 200 * 300 - 1)
+    assert is_slide(path)
+    zeros = iter(np.zeros((4096, 256, 256), "uint8"))  # more than are even opened
+    options = {"shape": (16384, 16384), "dtype": "uint8", "tile": (256, 256), "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "l.ome.tif", zeros, **options)
+    assert is_slide(tmp_path / "l.ome.tif")
 
 
 @pytest.mark.parametrize("level", [0, 1])

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 from ..contract import Pixels
-from ..errors import InputError, UnfitError, extra, one_line
+from ..errors import InputError, TooLargeError, UnfitError, extra, one_line
 from .pixels import check_values, grey_of
-from .reading import check_regular
+from .reading import MAX_PIXELS, check_regular, head
 from .scale import pixel_size
 
 # By which OpenSlide's formats are known; a TIFF may be a slide or not.
@@ -279,8 +279,16 @@ def open_slide(path: str | Path) -> Slide:
 
 
 def is_slide(path: str | Path) -> bool:
-    """Return whether a file's name says that it is a slide."""
-    return Path(path).suffix.lower() in SUFFIXES
+    """Return whether a file is a slide, by its name, or a TIFF too large to be read at once."""
+    suffix = Path(path).suffix.lower()
+    if suffix in (".tif", ".tiff"):
+        try:
+            return math.prod(head(path).size) > MAX_PIXELS
+        except TooLargeError:
+            return True
+        except InputError:
+            return False
+    return suffix in SUFFIXES
 
 
 def tissue(thumbnail: np.ndarray) -> np.ndarray:
