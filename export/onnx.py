@@ -144,6 +144,8 @@ class Onnx(Format):
         computed = model.with_dtype("mixed_float16") if self.precision == "float16" else model
         converted = convert(computed, fixed, list(contract.outputs))
         label(converted, fixed, contract, described)
+        # For people who look at the graph, and for engines that work out no shapes themselves.
+        converted = onnx.shape_inference.infer_shapes(converted, data_prop=True)
         onnx.checker.check_model(converted, full_check=True)
         onnx.save(converted, path)
 
