@@ -1,5 +1,7 @@
 """Data sets of 16 bits, floats and any channels: what is found in the files, and what is made of it."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import tifffile
@@ -10,6 +12,7 @@ from patchnet_tf.contract import Pixels
 from patchnet_tf.data import Examples, files, folder, list_files
 from patchnet_tf.data.batches import Batches, enlarge
 from patchnet_tf.data.check import check
+from patchnet_tf.data.pixels import with_percentiles
 from patchnet_tf.errors import InputError
 from patchnet_tf.evaluation.evaluate import evaluate
 from patchnet_tf.evaluation.explain import explain
@@ -132,15 +135,17 @@ def test_images_in_a_file_are_the_same(stained, tmp_path, monkeypatch):
         assert from_file.train.images.dtype == np.uint16
 
 
-def test_of_many_numbers_every_few_are_taken(stained, monkeypatch):
+def test_of_many_numbers_every_few_are_taken(stained, tmp_path, monkeypatch):
     from patchnet_tf.data import pixels
 
     monkeypatch.setattr(pixels, "MOST", 500)
     numbers = np.moveaxis(stored(stained), 1, -1).ravel()
     step = -(-numbers.size // 500)
     low, high = np.percentile(numbers[::step], [0.1, 99.9])
-    monkeypatch.setattr(pixels, "chunks", lambda images: (images[k : k + 3] for k in range(0, 8, 3)))
-    assert read(stained, range="percentiles").pixels.range == (int(np.floor(low)), int(np.ceil(high)))
+    monkeypatch.setattr(files, "chunks", lambda images: (images[k : k + 3] for k in range(0, 8, 3)))
+    wanted = (int(np.floor(low)), int(np.ceil(high)))
+    assert read(stained, range="percentiles").pixels.range == wanted
+    assert check(config_of(tmp_path, stained, range="percentiles")).pixels.range == wanted
 
 
 def test_what_differs_is_refused_by_name(stained, tmp_path):
@@ -306,20 +311,83 @@ def test_check_says_what_the_pixels_are(stained, tmp_path):
     assert report.sheet.std() > 20
     dark = check(config_of(tmp_path, stained, range=[0, 65535]))
     assert sum("nearly empty" in line for line in dark.warnings) == 0
-    assert check(config_of(tmp_path, stained, range="percentiles")).sheet is not None
 
 
-def test_check_goes_on_where_dtypes_differ(stained, tmp_path):
+def test_check_looks_between_the_percentiles(tmp_path):
+    """Those of the training images, resized, one of which shows next to nothing between them."""
+    rng, root = np.random.default_rng(0), tmp_path / "x"
+    images = {}
+    for split in ("train", "val"):
+        for name in "ab":
+            for k in range(2):
+                image = rng.integers(1000, 2000 + 9000 * (split == "val"), (8, 9, 1)).astype("uint16")
+                if (split, name, k) == ("train", "b", 1):
+                    image = 1000 + image % 2
+                images[split, name, k] = image
+                write_npy(root / split / name / f"{k}.npy", image)
+    rules = {"range": "percentiles", "size": [4, 5]}
+    report = check(config_of(tmp_path, root, **rules))
+    low, high = report.pixels.range
+    assert (low, high) == read(root, **rules).pixels.range
+    assert 1000 <= low < high < 2000
+    flat = f"{root}/train/b/1.npy (train, b): nearly empty"
+    assert [line.partition(",")[0] for line in report.warnings] == [flat.partition(",")[0]]
+    by_numbers = check(config_of(tmp_path, root, range=[low, high], clip=True, size=[4, 5]))
+    np.testing.assert_array_equal(report.sheet, by_numbers.sheet)
+    assert report.warnings == by_numbers.warnings
+
+
+def test_check_of_percentiles_that_are_the_same(tmp_path):
+    for split in ("train", "val"):
+        for name in "ab":
+            write_npy(tmp_path / "x" / split / name / "0.npy", np.full((*SIZE, 1), 7, "uint16"))
+    report = check(config_of(tmp_path, tmp_path / "x", range="percentiles"))
+    assert report.errors == [
+        "data.range: expected training images whose percentiles differ. Received: 0.1 % and 99.9 % are both 7"
+    ]
+    for path in tmp_path.glob("x/train/*/0.npy"):
+        path.write_bytes(b"")
+    report = check(config_of(tmp_path, tmp_path / "x", range="percentiles"))
+    assert report.pixels is None
+    assert [line.partition(": ")[2] for line in report.errors[:2]] == ["empty file"] * 2
+
+
+def test_percentiles_hold_no_more_numbers_than_they_take(monkeypatch):
+    monkeypatch.setattr("patchnet_tf.data.pixels.MOST", 1000)
+    images = (np.arange(k, k + 2**16, dtype="float32") for k in range(64))  # 16 MiB together
+    tracemalloc.start()
+    found = with_percentiles(Pixels(dtype="float32", channels=1, clip=True), images, 64 * 2**16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**21
+    assert found.range == pytest.approx((0.001 * 2**16, 0.999 * 2**16), rel=0.6)
+
+
+@pytest.mark.parametrize("wrong", ["dtype", "range"])
+def test_check_stops_where_the_kind_of_pixels_is_wrong(wrong, stained, tmp_path, patchnet):
+    """Nothing follows from rules that nobody gave: one error, no pixels, and the sheet stays."""
     rng = np.random.default_rng(2)
     for split in ("train", "val"):
         for name in "mn":
-            write_tiff(tmp_path / "x" / split / name / "0.tif", cells(rng, 0))
-    write_tiff(tmp_path / "x" / "train" / "n" / "1.tif", cells(rng, 0).astype("float32"))
-    report = check(config_of(tmp_path, tmp_path / "x"))
-    assert [line.partition(";")[0] for line in report.errors] == [
-        "Images of one data set must have the same dtype"
-    ]
-    assert report.images == {"train": 3, "val": 2}
+            stains = cells(rng, 0)
+            if wrong == "range":
+                stains = stains.astype("float32")
+            write_tiff(tmp_path / "x" / split / name / "0.tif", stains)
+            write_tiff(tmp_path / "x" / split / name / "1.tif", np.stack([stains[0]] * 2))
+    if wrong == "dtype":
+        write_tiff(tmp_path / "x" / "train" / "n" / "2.tif", cells(rng, 0).astype("float32"))
+    config = config_of(tmp_path, tmp_path / "x", channels=["CENP-A"])
+    report = check(config)
+    (error,) = report.errors
+    told = "Images of one data set must have the same dtype" if wrong == "dtype" else "data.range: expected"
+    assert error.startswith(told)
+    assert (report.warnings, report.pixels, report.sheet, report.images) == ([], None, None, {})
+    (sheet := tmp_path / "cells-contact-sheet.png").write_text("from before")
+    code, out, err = patchnet("data", "check", tmp_path / "cells.yaml", "--out", tmp_path)
+    assert (code, err.count("error: ")) == (2, 1)
+    assert "Pixels: " not in out
+    assert "Images looked at: none" in out
+    assert sheet.read_text() == "from before"
 
 
 def test_microscopy_from_end_to_end(stained, tmp_path, patchnet):
@@ -353,11 +421,11 @@ def test_microscopy_from_end_to_end(stained, tmp_path, patchnet):
     code, out, _ = patchnet("data", "check", tmp_path / "cells.yaml", "--out", tmp_path)
     numbers = np.concatenate([stored(stained), stored(stained, "val")])
     assert code == 0
+    low, high = kept.range
     assert (
-        "Pixels: uint16, 2 channel(s) (DAPI, CENP-A), range percentiles of the training images, clipped"
-        in out
-    )
-    assert f"there are {numbers.min()} to {numbers.max()}" in out.replace("\n", " ")
+        f"Pixels: uint16, 2 channel(s) (DAPI, CENP-A), range {low} to {high}, percentiles of the training "
+        f"images, clipped; there are {numbers.min()} to {numbers.max()}\n"
+    ) in out
 
 
 def test_floats_from_end_to_end(tmp_path):

@@ -12,7 +12,7 @@ from .tables import data_table, evaluation_tables, explained_table
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..data.check import Report
+    from ..contract import Pixels
 
 SIZES_SHOWN = 6  # of images, in `patchnet data check`
 
@@ -193,10 +193,14 @@ def data_check(
             show(data_table(checked))
         sizes = [f"{h} x {w} ({count})" for (h, w), count in checked.sizes.most_common(SIZES_SHOWN)]
         more = len(checked.sizes) - len(sizes)
-        print(f"Sizes, height x width: {', '.join(sizes) or 'none'}{f' and {more} more' if more > 0 else ''}")
+        if sizes:
+            print(f"Sizes, height x width: {', '.join(sizes)}{f' and {more} more' if more > 0 else ''}")
+        else:
+            print("Images looked at: none")
         if checked.masks:
             print(f"Masks: {checked.masks}")
-        print(pixels_line(checked, settings))
+        if checked.pixels is not None:
+            print(pixels_line(checked.pixels, checked.ends, settings))
         if checked.leaks:
             leaks = (f"{checked.class_names[k]} {count}" for k, count in checked.leaks.most_common(10))
             print(f"Images of an earlier split too, by class: {', '.join(leaks)}")
@@ -213,17 +217,18 @@ def data_check(
             raise typer.Exit(2)
 
 
-def pixels_line(checked: "Report", settings: "Config") -> str:
-    """Return what the pixels of a data set are, and which numbers there are."""
-    pixels = checked.pixels
+def pixels_line(pixels: "Pixels", there: tuple[float, float], settings: "Config") -> str:
+    """Return what the pixels of a data set are, and the least and the greatest number there."""
     low, high = pixels.range
     ends = "each image's own ends" if pixels.per_image else f"{low} to {high}"
     if getattr(settings.data, "range", None) == "percentiles":
-        ends = "percentiles of the training images"
+        ends += ", percentiles of the training images"
     chosen = f" ({', '.join(map(str, pixels.select))})" if pixels.select else ""
     beyond = ", clipped" if pixels.clip else ""
-    there = f"; there are {checked.ends[0]} to {checked.ends[1]}" if checked.ends else ""
-    return f"Pixels: {pixels.dtype}, {pixels.channels} channel(s){chosen}, range {ends}{beyond}{there}"
+    return (
+        f"Pixels: {pixels.dtype}, {pixels.channels} channel(s){chosen}, range {ends}{beyond}; "
+        f"there are {there[0]} to {there[1]}"
+    )
 
 
 def evaluate_run(folder: Path) -> None:

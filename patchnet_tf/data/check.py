@@ -1,14 +1,17 @@
 """What is wrong with a data set, all of it at once, and a contact sheet to look at.
 
-Every image and mask is read, in its own size. Errors are what training would refuse, and what would make
-its figures worthless: the same image in two splits, or of different classes. Warnings are what a person
-should look at. Images are the same when their decoded pixels are, so a copy in another format is found too.
+What the pixels are is found first, as training finds it; where that is wrong no image is read. Then every
+image and mask is, in its own size. Errors are what training would refuse, and what would make its figures
+worthless: the same image in two splits, or of different classes. Warnings are what a person should look at.
+
+Images are the same when their decoded pixels are, so a copy in another format is found too.
 One that was compressed, resized, mirrored or turned may look the same, see `alike`, and is a warning.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -21,6 +24,7 @@ from ..progress import Progress, silent
 from .alike import ALIKE, MOST, nearest
 from .dataset import Dataset
 from .files import SPLITS, Listing, heads_of, in_threads, masked_by_channel, other_size, pixels_of_files
+from .pixels import with_percentiles
 from .seen import Seen, seen_of
 from .sheet import chosen, contact_sheet, thumbnail
 from .sources import list_files, load_dataset
@@ -40,7 +44,7 @@ class Report:
         leaks: by class, images of a split that are in an earlier one too.
         sizes: readable images by (height, width), before resizing.
         masks: masks that were read.
-        pixels: what the files become; of `data.range: percentiles` without their range.
+        pixels: what the files become, or None where that is wrong or no training image can be read.
         ends: the least and the greatest number in them; None where no image can be read.
         errors: one line each; training would refuse them, or its figures would be worthless.
         warnings: one line each.
@@ -53,7 +57,7 @@ class Report:
     leaks: Counter[int]
     sizes: Counter[tuple[int, int]]
     masks: int
-    pixels: Pixels
+    pixels: Pixels | None
     ends: tuple[int | float, int | float] | None
     errors: list[str]
     warnings: list[str]
@@ -82,8 +86,9 @@ def check(config: Config, progress: Progress = silent) -> Report:
     listing = list_files(config.data)
     if listing:
         classes, warnings = listing.classes, list(listing.remarks)
-        pixels, errors = kind_of_pixels(listing)
-        seen, more = look_at_files(listing, pixels, progress)
+        pixels, errors = kind_of_pixels(listing, progress)
+        errors += listing.complaints
+        seen, more = look_at_files(listing, pixels, progress) if pixels else ([], [])
         errors += more
     else:
         data = load_dataset(config, progress)
@@ -124,7 +129,7 @@ def check(config: Config, progress: Progress = silent) -> Report:
         leaks,
         Counter(image.size for image in seen),
         sum(len(image.masked) for image in seen),
-        pixels,
+        pixels if any(image.split == "train" for image in seen) else None,
         (min(i.ends[0] for i in seen), max(i.ends[1] for i in seen)) if seen else None,
         errors,
         warnings,
@@ -132,19 +137,29 @@ def check(config: Config, progress: Progress = silent) -> Report:
     )
 
 
-def kind_of_pixels(listing: Listing) -> tuple[Pixels, list[str]]:
-    """Return what the files become, and what is wrong with it; then most files can be read all the same."""
+def kind_of_pixels(listing: Listing, progress: Progress) -> tuple[Pixels | None, list[str]]:
+    """Return what the files become, with percentiles as training takes them; or None, and what is wrong."""
     try:
-        return pixels_of_files(listing), []
+        pixels = pixels_of_files(listing)
+        if listing.rules.range == "percentiles":
+            shapes = [listing.rules.size or head.size for _, head in heads_of(listing)]
+            count = sum(prod(shape) for shape in shapes) * pixels.channels
+            pixels = with_percentiles(pixels, training_images(listing, pixels, progress), count)
     except InputError as error:
-        channels = Counter(head.channels for _, head in heads_of(listing)).most_common(1)
-        lenient = Pixels(dtype="float32", channels=channels[0][0] if channels else 1, per_image=True)
-        return lenient, [str(error)]
+        return None, [str(error)]
+    return pixels, []
+
+
+def training_images(listing: Listing, pixels: Pixels, progress: Progress) -> Iterator[np.ndarray]:
+    """Yield the training images (H, W, C) that can be read, resized."""
+    paths = [entry.path for entry in listing.entries if entry.split == "train"]
+    read = in_threads(lambda path: resized(read_image(path, pixels), listing.rules.size), paths, progress)
+    yield from (image for image in read if not isinstance(image, InputError))
 
 
 def look_at_files(listing: Listing, pixels: Pixels, progress: Progress) -> tuple[list[Seen], list[str]]:
     """Read every image and mask that is listed; return what was seen, and errors."""
-    errors = list(listing.complaints)
+    errors = []
     try:
         entries = masked_by_channel(listing)
     except InputError as error:
@@ -152,8 +167,6 @@ def look_at_files(listing: Listing, pixels: Pixels, progress: Progress) -> tuple
         errors.append(str(error))
     entries = sorted(entries, key=lambda entry: (SPLITS.index(entry.split), entry.classes))
     rules = listing.rules
-    # Percentiles are not known yet: each image is looked at between its own ends.
-    looked_at = pixels.model_copy(update={"per_image": True}) if rules.range == "percentiles" else pixels
     shown = chosen([(entry.split, entry.classes) for entry in entries], len(listing.classes.names))
 
     def look(number: int) -> Seen:
@@ -164,10 +177,10 @@ def look_at_files(listing: Listing, pixels: Pixels, progress: Progress) -> tuple
                 masks[k] = reader(image.shape[:2])
             except InputError as error:
                 problem = entry.complaint(error)
-        seen = seen_of(str(entry.path), entry.split, entry.classes, image, masks, looked_at)
+        seen = seen_of(str(entry.path), entry.split, entry.classes, image, masks, pixels)
         if number in shown:
             union = resized_mask(np.any([*masks.values()], axis=0), rules.size) if masks else None
-            seen = seen._replace(thumbnail=thumbnail(resized(displayed(image, looked_at), rules.size), union))
+            seen = seen._replace(thumbnail=thumbnail(resized(displayed(image, pixels), rules.size), union))
         return seen._replace(problem=problem)
 
     seen = []

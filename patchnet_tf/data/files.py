@@ -7,6 +7,7 @@ is wrong with the list. `read` makes a `Dataset` of it, `check` a report.
 import contextlib
 import csv
 import itertools
+import math
 import os
 import re
 from collections import Counter, deque
@@ -27,7 +28,7 @@ from ..images.reading import Head, head, read_image
 from ..progress import Progress, silent
 from .dataset import Dataset, Examples, Masked
 from .pixels import pixels_of, with_percentiles
-from .store import Images, Note, Stored, cache_file, cache_folder, opened, some_of, storing
+from .store import Images, Note, Stored, cache_file, cache_folder, chunks, opened, some_of, storing
 
 SPLITS = ("train", "val", "test")
 SHOWN = 10  # complaints in one error, names in one line
@@ -102,13 +103,15 @@ def read(listing: Listing, progress: Progress = silent) -> Dataset:
     images, sizes = read_images(listing, entries, pixels, progress)
     masks = read_masks(listing, entries, sizes)
 
-    by_percentiles = listing.rules.range == "percentiles"
     labels = labels_of(entries, listing.classes)
     splits = [entry.split for entry in entries]
     examples = {}
     for split in sorted(set(splits)):
         part = slice(splits.index(split), splits.index(split) + splits.count(split))
         examples[split] = Examples(some_of(images, part), labels[part])
+    if listing.rules.range == "percentiles":
+        of_train = examples["train"].images
+        pixels = with_percentiles(pixels, chunks(of_train), math.prod(of_train.shape))
     masked = None
     if masks:
         chosen, of_masks, maps = zip(*masks, strict=True)
@@ -124,7 +127,7 @@ def read(listing: Listing, progress: Progress = silent) -> Dataset:
         masked,
         examples.get("test"),
         names_of([entry.path for entry in entries if entry.split == "val"]),
-        with_percentiles(pixels, examples["train"].images) if by_percentiles else pixels,
+        pixels,
     )
 
 

@@ -13,7 +13,6 @@ from ..contract import Pixels
 from ..errors import InputError
 from ..images.formats import RGB
 from ..images.reading import Head
-from .store import Images, chunks
 
 PERCENTILES = (0.1, 99.9)
 MOST = 2**24  # numbers of which percentiles are taken; of more every second, third, ... is
@@ -85,24 +84,33 @@ def the_same(heads: Sequence[tuple[Path, Head]], key: str, advice: str) -> Any:
     return value
 
 
-def with_percentiles(pixels: Pixels, images: Images) -> Pixels:
+def with_percentiles(pixels: Pixels, images: Iterable[np.ndarray], count: int) -> Pixels:
     """Return pixels whose range are percentiles of the numbers in images, whole numbers of whole ones.
 
-    Of very many numbers every second, third, ... is taken.
+    Of very many numbers every second, third, ... is taken. Of no image the pixels stay as they are.
+
+    Args:
+        pixels: what the images are.
+        images: of any shape, one after another.
+        count: of the numbers in all of them.
 
     Raises:
         InputError: both are the same.
 
     Example:
-        >>> with_percentiles(Pixels(dtype="uint16", channels=1, clip=True), dataset.train.images).range
+        >>> images = dataset.train.images
+        >>> pixels = Pixels(dtype="uint16", channels=1, clip=True)
+        >>> with_percentiles(pixels, chunks(images), math.prod(images.shape)).range
         (98, 4711)
     """
-    step = max(1, math.ceil(np.prod(images.shape, dtype="float64") / MOST))
+    step = max(1, math.ceil(count / MOST))
     values, seen = [], 0
-    for part in chunks(images):
+    for part in images:
         numbers = part.ravel()
-        values.append(numbers[-seen % step :: step])
+        values.append(numbers[-seen % step :: step].copy())  # which lets go of the others
         seen += numbers.size
+    if not values:
+        return pixels
     low, high = np.percentile(np.concatenate(values), PERCENTILES).tolist()
     if pixels.dtype != "float32":
         low, high = math.floor(low), math.ceil(high)
