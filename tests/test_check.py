@@ -56,6 +56,25 @@ def test_what_is_passed_over(look, tmp_path):
     ]
 
 
+def test_files_without_the_suffix_of_an_image(look, tmp_path):
+    """One line for each class folder; what is hidden or a file manager's own is not told."""
+    root = image_folder(tmp_path / "images")
+    for name in ("IM0001", "IM0002", "a.IMA", "b.ima", "c.ima", "list.txt", ".hidden", "Thumbs.db"):
+        (root / "train" / "cat" / name).write_bytes(b"x")
+    for name in (".DS_Store", "desktop.ini"):
+        (root / "val" / "cat" / name).write_bytes(b"x")
+    for k in range(10, 22):
+        (root / "val" / "dog" / f"1.2.840.{k}").write_bytes(b"x")
+    report = look()
+    assert report.errors == []
+    told = "file(s) without the suffix of an image, not read"
+    assert report.warnings == [
+        f"{root}/train/cat: 6 {told} (3 of .ima, 2 of no suffix, 1 of .txt); DICOM files need .dcm",
+        f"{root}/val/dog: 12 {told} ({', '.join(f'1 of .{k}' for k in range(10, 20))} and 2 more); "
+        "DICOM files need .dcm",
+    ]
+
+
 def test_everything_is_found_at_once(look, tmp_path):
     root = image_folder(tmp_path / "images", counts=(4, 4))
     (root / "train" / "cat" / "1.png").write_bytes(b"\x89PNG")

@@ -173,11 +173,12 @@ def data_check(
 
     Counts images by split and class; finds images that are missing, unreadable or of another size, labels
     that are none, masks that do not fit, and images that are in two splits (a leak), of different classes,
-    twice in one split, or nearly empty; and files that are passed over, in subfolders or masks without an
-    image. Images are the same when their pixels are; a copy that was resized, compressed, mirrored or turned
-    looks the same, and is told as a warning. The contact sheet, `<name in CONFIG>-contact-sheet.png`, shows
-    up to 24 images of each split and class, 8 where there are more than four classes, with the outlines of
-    their masks. The exit code is 2 when there are errors; warnings alone leave it 0.
+    twice in one split, or nearly empty; and files that are passed over: in subfolders, without the suffix of
+    an image, or masks without an image. Images are the same when their pixels are; a copy that was resized,
+    compressed, mirrored or turned looks the same, and is told as a warning. The contact sheet,
+    `<name in CONFIG>-contact-sheet.png`, shows up to 24 images of each split and class, 8 where there are
+    more than four classes, with the outlines of their masks. The exit code is 2 when there are errors;
+    warnings alone leave it 0.
 
     Example: patchnet data check configs/folder.yaml --set data.path=~/cells
     """

@@ -7,9 +7,9 @@
 
 The class folders, two or more, may have any names, the same in all splits. Sorted they are the classes 0, 1,
 ..., unless `classes` chooses some or orders them otherwise; of two, class 0 is black in heatmaps. Images are
-of any kind that `patchnet_tf.images` reads; other files and hidden ones are passed over, and subfolders are
-not searched. Where every training image is grey, all are read as grey, otherwise all as RGB, unless
-`channels` says otherwise.
+of any kind that `patchnet_tf.images` reads, by their suffix; other files and hidden ones are passed over, and
+subfolders are not searched. Where every training image is grey, all are read as grey, otherwise all as RGB,
+unless `channels` says otherwise.
 
 Localization is measured on validation images that have a mask of the kind `mask`: of two classes on those of
 class 1, of more on those of all.
@@ -30,6 +30,8 @@ from ..contract import MOST_CLASSES, make_classes
 from ..errors import InputError
 from ..images.formats import SUFFIXES
 from .files import SHOWN, Entry, Listing, listed, read_mask
+
+OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}  # which file managers leave in folders
 
 
 def list_files(data: FolderData) -> Listing:
@@ -69,6 +71,12 @@ def list_files(data: FolderData) -> Listing:
                 for folder in subfolders(root / split / name)
                 if any(file.suffix.lower() in SUFFIXES for file in folder.rglob("*"))
             ]
+            others = other_files(root / split / name) if paths else []
+            if others:
+                listing.remarks.append(
+                    f"{root / split / name}: {len(others)} file(s) without the suffix of an image, not read "
+                    f"({suffixes_of(others)}); DICOM files need .dcm"
+                )
             for path in paths:
                 mask = root / "masks" / split / name / f"{path.stem}__{data.mask}.png"
                 present = label in masked and data.mask and mask.is_file()
@@ -136,14 +144,27 @@ def different(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str:
 
 def image_files(folder: Path) -> list[Path]:
     """Return the image files in a folder, sorted, without hidden ones, or raise InputError where none is."""
-    there = [path for path in within(folder) if not path.is_dir()]
-    files = [path for path in there if path.suffix.lower() in SUFFIXES]
+    files = [path for path in within(folder) if path.suffix.lower() in SUFFIXES and not path.is_dir()]
     if not files:
-        passed = Counter(path.suffix.lower() or "no suffix" for path in there)
-        received = ", ".join(f"{count} of {suffix}" for suffix, count in passed.most_common(SHOWN))
-        suffixes = ", ".join(sorted(SUFFIXES))
-        raise InputError(f"{folder}: no images ({suffixes}). Received: {received or 'no files'}")
+        others = [path for path in within(folder) if not path.is_dir()]
+        received = suffixes_of(others) if others else "no files"
+        raise InputError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}). Received: {received}")
     return files
+
+
+def other_files(folder: Path) -> list[Path]:
+    """Return the files in a folder that are not read, without hidden ones and those of file managers."""
+    return [
+        path
+        for path in within(folder)
+        if path.suffix.lower() not in SUFFIXES and path.name.lower() not in OF_SYSTEMS and not path.is_dir()
+    ]
+
+
+def suffixes_of(paths: list[Path]) -> str:
+    """Return how many files have which suffix, the most frequent first."""
+    found = Counter(path.suffix.lower() or "no suffix" for path in paths)
+    return listed([f"{count} of {suffix}" for suffix, count in found.most_common()])
 
 
 def subfolders(folder: Path) -> list[Path]:
