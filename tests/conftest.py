@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import logging
 import os
 import sys
 
@@ -42,6 +43,13 @@ def run(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train(load_config(small), folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _logs():
+    """Undo what `patchnet export`, run in this process, silences for its own."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture

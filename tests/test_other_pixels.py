@@ -164,6 +164,14 @@ def test_what_differs_is_refused_by_name(stained, tmp_path):
         f"Received: {first} 2, {other} 1"
     )
     assert read(root, channels=[0]).pixels.channels == 1
+    write_tiff(other, cells(rng, 0)[::-1], ["CENP-A", "DAPI"])
+    with pytest.raises(InputError) as caught:
+        read(root)
+    assert str(caught.value) == (
+        "Images of one data set must have the same channels; data.channels: [NAME, ...] chooses them "
+        f"by name. Received: {first} DAPI, CENP-A; {other} CENP-A, DAPI"
+    )
+    assert read(root, channels=["DAPI", "CENP-A"]).pixels.channels == 2
     write_tiff(other, cells(rng, 0).astype("float32"))
     with pytest.raises(InputError) as caught:
         read(root)

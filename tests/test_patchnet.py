@@ -208,7 +208,7 @@ def test_reflected_border(options, rng):
         (any_subnet(units=2), {}, "`subnet` must be"),
         ("network", {}, "`subnet` must be"),
         (any_subnet(), {"patch_size": 7}, "`patch_size` is that of `subnet`, 6"),
-        (any_subnet(channels=2), {}, "takes 2 channels"),
+        (any_subnet(channels=2), {}, "takes images of 2 channels"),
         (any_subnet(), {"border": "mirror"}, "`border` must be one of zero, reflect"),
     ],
 )

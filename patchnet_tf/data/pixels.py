@@ -67,7 +67,20 @@ def channels_of(heads: Sequence[tuple[Path, Head]]) -> int:
     """Return how many channels all files have; of grey and RGB ones 3."""
     if all(head.channels == 1 or head.names == RGB for _, head in heads):
         return 3 if any(head.channels == 3 for _, head in heads) else 1
-    return the_same(heads, "channels", "data.channels chooses some of all")
+    channels = the_same(heads, "channels", "data.channels chooses some of all")
+    same_names(heads)
+    return channels
+
+
+def same_names(heads: Sequence[tuple[Path, Head]]) -> None:
+    """Raise InputError where the channels of two files have names and these, or their order, differ."""
+    named = [(path, head.names) for path, head in heads if head.names and head.names != RGB]
+    for path, names in named:
+        if names != named[0][1]:
+            raise InputError(
+                "Images of one data set must have the same channels; data.channels: [NAME, ...] chooses them "
+                f"by name. Received: {named[0][0]} {', '.join(named[0][1])}; {path} {', '.join(names)}"
+            )
 
 
 def the_same(heads: Sequence[tuple[Path, Head]], key: str, advice: str) -> Any:

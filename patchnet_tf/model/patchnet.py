@@ -141,7 +141,9 @@ class PatchNet(keras.Model):
             classes, multilabel = check_decisions(subnet, classes, multilabel)
             if shape[2] not in (1, subnet.input_shape[3]):
                 raise ValueError(
-                    f"`subnet` takes {subnet.input_shape[3]} channels. Received: input_shape={input_shape}"
+                    f"`subnet` takes images of {subnet.input_shape[3]} channels, or grey ones (data.channels "
+                    f"chooses; the paper's S takes any). Received: {shape[2]} channels, "
+                    f"input_shape={input_shape}"
                 )
         taken = check_pixels(pixels, shape[2])
         parts = Parts(
