@@ -149,6 +149,17 @@ def test_operators_have_their_port(path, direct, files, tmp_path):
         assert TOKEN not in (tmp_path / "log").read_text()
 
 
+def test_operators_have_their_port_beside_tls(path, direct, files, tmp_path):
+    """Clients speak TLS, operators do not."""
+    options = ["--tls-cert", files / "server.pem", "--tls-key", files / "server.key", "--metrics-port", "0"]
+    with serving(path, tmp_path / "log", *options) as server:
+        [line] = server.lines("serving")
+        own = f"http://127.0.0.1:{line['metrics'][1]}"
+        assert urllib3.request("GET", f"{own}/v2/health/ready").status == 200
+        same(Client(https(server), ca=files / "ca.pem")(IMAGE), direct(IMAGE))
+        assert server.stop() == 0
+
+
 def bearer(token):
     return {"authorization": f"Bearer {token}"}
 

@@ -90,15 +90,23 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen; handshakes have less time than asyncio's minute, for which uvicorn has no option."""
-        loop = asyncio.get_running_loop()
-        if self.config.ssl:
-            loop.create_server = functools.partial(
-                loop.create_server, ssl_handshake_timeout=HANDSHAKE_SECONDS
+        await super().startup([])  # all of it but listening
+        protocol = functools.partial(
+            self.config.http_protocol_class,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        self.servers = [
+            await asyncio.get_running_loop().create_server(
+                protocol,
+                sock=at,
+                backlog=self.config.backlog,
+                ssl=self.config.ssl,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if self.config.ssl else None,
             )
-        try:
-            await super().startup(sockets)
-        finally:
-            vars(loop).pop("create_server", None)
+            for at in sockets or ()
+        ]
 
 
 def http_server(
