@@ -28,6 +28,7 @@ from pydantic_core import PydanticCustomError
 
 from .contract import MOST_CHANNELS, MOST_CLASSES, each_once
 from .errors import InputError
+from .files import read_small
 
 
 def expect(what: str) -> WrapValidator:
@@ -585,7 +586,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
             among them is relative to the current folder.
 
     Raises:
-        InputError: the file cannot be read or is not YAML, or a key is unknown, missing or wrong.
+        InputError: the file cannot be read, is large or is not YAML, or a key is unknown, missing or wrong.
 
     Example:
         >>> load_config("configs/demo.yaml", ["training.epochs=3"]).training.epochs
@@ -593,7 +594,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """
     path = Path(path)
     try:
-        raw = parse(path.read_text(encoding="utf-8"), str(path))
+        raw = parse(read_small(path).decode(), str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

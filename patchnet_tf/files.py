@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import InputError, one_line
+from .errors import InputError, TooLargeError, one_line
+
+SMALL = 2**20  # bytes of what a person writes by hand
 
 
 @contextlib.contextmanager
@@ -134,6 +137,29 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def check_regular(path: Path) -> None:
+    """Raise InputError for a pipe, socket or device, whose reading may never end; OSError without a file."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder, opening says what is wrong
+        raise InputError(f"{path}: not a regular file")
+
+
+def read_small(path: Path, most: int = SMALL) -> bytes:
+    """Return all bytes of a file that cannot be large.
+
+    Raises:
+        InputError: it is no regular file, or has more than `most` bytes.
+        OSError: it cannot be read.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+        if len(content) > most:
+            size = os.fstat(file.fileno()).st_size
+            raise TooLargeError(f"{path}: expected at most {most} bytes. Received: {size}")
+    return content
 
 
 def parse_json(text: bytes, what: str = "request", object_hook: Callable[[dict], Any] | None = None) -> Any:

@@ -1,10 +1,14 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from patchnet_tf.files import holding, staging, write_array
+from patchnet_tf.config import load_config
+from patchnet_tf.errors import InputError, TooLargeError
+from patchnet_tf.files import SMALL, holding, read_small, staging, write_array
 
 STAGE = """
 import sys
@@ -52,3 +56,22 @@ def test_an_array_that_finds_the_disk_full_says_so(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"No space left on device.*x\.npy"):
         write_array(tmp_path / "x.npy", np.zeros(3))
     assert not [*tmp_path.iterdir()]
+
+
+def test_small_files(tmp_path):
+    path = tmp_path / "small"
+    path.write_bytes(b"x" * SMALL)
+    assert read_small(path) == b"x" * SMALL
+    path.write_bytes(b"x" * (SMALL + 1))
+    with pytest.raises(TooLargeError, match=f"small: expected at most {SMALL} bytes. Received: {SMALL + 1}"):
+        read_small(path)
+    with pytest.raises(FileNotFoundError):
+        read_small(tmp_path / "none")
+
+
+@pytest.mark.parametrize("read", [read_small, load_config])
+def test_pipes_and_devices_are_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(InputError, match=f"{path}: not a regular file"):
+            read(Path(path))

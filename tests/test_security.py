@@ -1,5 +1,6 @@
 """Tokens, TLS, and the port of operators: `patchnet serve` and `Client`."""
 
+import os
 import re
 
 import grpc
@@ -214,6 +215,12 @@ def test_token_files(tmp_path, caplog):
         assert not content or "space" not in str(caught.value)
     with pytest.raises(InputError, match="cannot be read"):
         read_tokens(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: not a regular file"):
+        read_tokens(tmp_path / "pipe")
+    path.write_bytes(f"{TOKEN}\n".encode() * 2**16)
+    with pytest.raises(InputError, match="tokens: expected at most 1048576 bytes"):
+        read_tokens(path)
 
 
 def protected(path):
@@ -245,12 +252,17 @@ def protected(path):
         ("server.pem", "server.key", "gone.pem", r"gone.pem: cannot be read \(No such file or directory\)"),
         ("server.pem", None, None, "--tls-cert and --tls-key go together"),
         (None, None, "ca.pem", "--tls-client-ca needs both"),
+        ("pipe", "server.key", None, "pipe: not a regular file"),
+        ("server.pem", "pipe", None, "pipe: not a regular file"),
+        ("server.pem", "server.key", "pipe", "pipe: not a regular file"),
     ],
 )
 def test_certificates_that_cannot_be_used(path, files, patchnet, monkeypatch, cert, key, ca, message):
     """They are refused in one line, before a port is opened."""
     monkeypatch.setattr("patchnet_tf.serving.server.process.listen", lambda *at: pytest.fail("opened"))
     protected(files / "server.key")
+    if not (files / "pipe").exists():
+        os.mkfifo(files / "pipe")
     options = []
     for option, name in (("--tls-cert", cert), ("--tls-key", key), ("--tls-client-ca", ca)):
         options += [option, files / name] if name else []

@@ -23,6 +23,7 @@ import numpy as np
 from ..config import FilesData
 from ..contract import Classes, Pixels
 from ..errors import InputError
+from ..files import check_regular
 from ..images.pixels import resized, resized_mask
 from ..images.reading import Head, head, read_image
 from ..progress import Progress, silent
@@ -307,6 +308,7 @@ def read_rows(
         InputError: the file is missing, is no text, or lacks one of the columns.
     """
     try:
+        check_regular(path)
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, restval="", skipinitialspace=True)
             headings = {*(rows.fieldnames or ())}

@@ -26,6 +26,7 @@ import numpy as np
 from ..config import Isic2017Data
 from ..contract import make_classes
 from ..errors import InputError, one_line
+from ..files import check_regular
 from ..images.reading import read_image
 from .files import Entry, Listing, check_mask, read_label, read_mask, read_rows
 
@@ -113,6 +114,7 @@ def read_features(superpixels: Path, features: Path, size: tuple[int, int]) -> n
     colours = read_image(superpixels, 3).astype("int64")  # (H, W, 3)
     index = check_mask(superpixels, colours @ [1, 256, 65536], size)  # (H, W)
     try:
+        check_regular(features)
         lists = json.loads(features.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{features}: cannot be read ({error.strerror})") from None

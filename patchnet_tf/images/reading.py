@@ -22,7 +22,6 @@ Pillow and simplejpeg alone; what an extra brings is imported when such a file c
 
 import contextlib
 import io
-import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -31,6 +30,7 @@ import numpy as np
 
 from ..contract import Pixels
 from ..errors import FormatError, InputError, TooLargeError, UnfitError, one_line, printable
+from ..files import check_regular
 from .formats import FORMATS, LONGEST_START, ON_DISK, RGB, Format, Source
 from .pixels import check_values, grey_of
 
@@ -111,13 +111,6 @@ def head(path: str | Path, *, window: bool = False) -> Head:
             return Head(dtype, source.channels, source.names, source.size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def check_regular(path: Path) -> None:
-    """Raise InputError for a pipe, socket or device, whose reading may never end; OSError without a file."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder, opening says what is wrong
-        raise InputError(f"{path}: not a regular file")
 
 
 def decode(

@@ -17,8 +17,9 @@ import numpy as np
 
 from ..contract import Pixels
 from ..errors import InputError, TooLargeError, UnfitError, extra, one_line
+from ..files import check_regular
 from .pixels import check_values, grey_of
-from .reading import MAX_PIXELS, check_regular, head
+from .reading import MAX_PIXELS, head
 from .scale import pixel_size
 
 # By which OpenSlide's formats are known; a TIFF may be a slide or not.

@@ -108,8 +108,8 @@ def unstarted(folder: Path) -> bool:
     if names_in(folder) - {CONFIG, TENSORBOARD}:
         return False
     # A configuration that a person wrote, which has comments or leaves defaults out, is not ours to replace.
-    written = (folder / CONFIG).read_text(encoding="utf-8", errors="replace")
-    return load_config(folder / CONFIG).to_yaml() == written
+    ours = load_config(folder / CONFIG).to_yaml()
+    return ours == (folder / CONFIG).read_text(encoding="utf-8", errors="replace")
 
 
 def names_in(folder: Path) -> set[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 
 from ...errors import InputError, one_line
+from ...files import check_regular, read_small
 from ..requests import RequestError
 from .logs import log
 
@@ -39,6 +40,8 @@ class Tls:
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
+            for file in filter(None, vars(self).values()):
+                check_regular(file)
             what = f"{self.cert}, {self.key}: expected a certificate and its key, in PEM"
             context.load_cert_chain(self.cert, self.key, no_password)
             what = f"{self.client_ca}: expected certificates, in PEM"
@@ -71,18 +74,17 @@ def read_tokens(path: Path) -> tuple[str, ...]:
     """Return the tokens in a file, one a line; the log warns where everybody may read the file.
 
     Raises:
-        InputError: it cannot be read, has none, or has a line that is none.
+        InputError: it cannot be read, is large, has none, or has a line that is none.
     """
     expected = f"{path}: expected tokens of 16 to 4096 letters, digits and -._~+/, one a line"
     try:
-        text = path.read_text("ascii")
+        lines = read_small(path).splitlines()
+        tokens = tuple(line.decode("ascii") for line in lines if line)
         open_to_all = path.stat().st_mode & 0o004
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError:
+    except UnicodeDecodeError:
         raise InputError(f"{expected}. Received: other characters") from None
-    tokens = tuple(text.split("\n"))
-    tokens = tuple(line.rstrip("\r") for line in tokens if line.rstrip("\r"))
     if not tokens:
         raise InputError(f"{expected}. Received: none")
     for number, token in enumerate(tokens, 1):
