@@ -118,6 +118,12 @@ class Versions:
             raise ValueError(f"{path}: exported for batches of {batch}; export it without --batch")
         if alone := predict.contract.only:
             raise ValueError(f"{path}: exported with the {alone} alone; export it without --outputs")
+        answer = predict(random_images(predict, np.random.default_rng(0), 1)[0])
+        if not (np.isfinite(answer.probability).all() and np.isfinite(answer.heatmap).all()):
+            raise ValueError(
+                f"{path}: expected finite answers; are the model's weights finite? "
+                f"Received: probability={answer.probability}"
+            )
         return Version(number, path, stamp, predict, batch is None and batches_are_exact(predict))
 
 
@@ -147,11 +153,9 @@ def batches_are_exact(predict: Predictor, seed: int = 0) -> bool:
     It need not be: runtimes choose another order of summation for another size of a batch. Models with
     `ShadesOfGray`, whose light is a sum over the image, differ in the last bits with ONNX Runtime 1.26.
     """
-    _, height, width, channels = predict.input_shape
     rng = np.random.default_rng(seed)
     for more in (0, 3, 7):  # odd numbers of pixels lay the images at odd places in the memory
-        size = height or predict.smallest[0] + more, width or predict.smallest[1] + more + 1
-        images = spread_over(rng.random((3, *size, channels)), predict.contract.pixels)
+        images = random_images(predict, rng, 3, more)
         together, alone = predict(images), [predict(image) for image in images]
         q = np.array([one.probability for one in alone], "float32")
         if not (
@@ -165,3 +169,10 @@ def batches_are_exact(predict: Predictor, seed: int = 0) -> bool:
         ):
             return False
     return True
+
+
+def random_images(predict: Predictor, rng: np.random.Generator, count: int, more: int = 0) -> np.ndarray:
+    """Return images of the model's kind of pixels, a little larger than the smallest it takes."""
+    _, height, width, channels = predict.input_shape
+    size = height or predict.smallest[0] + more, width or predict.smallest[1] + more + 1
+    return spread_over(rng.random((count, *size, channels)), predict.contract.pixels)

@@ -1242,6 +1242,22 @@ def test_odd_versions_are_passed_over_and_replaced_ones_noticed(path, tmp_path, 
     same(versions.current.predict(IMAGE), before)
 
 
+def test_a_version_whose_answers_are_not_finite_is_refused(path, tmp_path):
+    from patchnet_tf.serving.versions import Versions
+
+    loaded = onnx.load(path)
+    for weights in loaded.graph.initializer:
+        if len(weights.dims) == 4:
+            kernel = np.full(weights.dims, np.nan, "float32")
+            weights.CopyFrom(onnx.numpy_helper.from_array(kernel, weights.name))
+    wrong = tmp_path / "cells.onnx"
+    onnx.save(loaded, wrong)
+    digest.seal(wrong)
+    Predictor(wrong)  # nothing else is wrong with it
+    with pytest.raises(ValueError, match=r"cells\.onnx: expected finite answers.*Received: probability=nan"):
+        Versions(wrong).refresh()
+
+
 def test_files_that_connections_may_open():
     code = (
         "import resource; from patchnet_tf.serving.server.connection import raise_file_limit\n"
