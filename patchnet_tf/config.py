@@ -64,6 +64,7 @@ Size = Annotated[
     Field(strict=False),
     expect("[height, width], two whole numbers of at least 1"),
 ]
+LONGEST = 200  # characters of what a message quotes
 SIDE = 8192  # more is a slip of the hand
 NewSize = Annotated[
     tuple[Annotated[int, Field(ge=1, le=SIDE)], Annotated[int, Field(ge=1, le=SIDE)]],
@@ -559,7 +560,7 @@ class Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ValueError, OverflowError, LookupError, AttributeError):
             kind = node.tag.rpartition(":")[2]
-            problem = f"{node.value!r} is no {kind}"
+            problem = f"{shown(node.value)} is no {kind}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -567,7 +568,9 @@ class Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {shown(key)} twice", node.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -601,14 +604,14 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         raise InputError(f"{path}: not a text file") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected keys and values (name: ..., data: ..., model: ...)")
-    given: list[str] = []
+    given: list[str] = []  # how complaints about what --set gave begin
     bases = dict.fromkeys(("path", "cache"), path.parent)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise InputError(f"--set: expected section.key=value. Received: {override!r}")
-        place(raw, key.split("."), parse(text, f"--set {override}"))
-        given.append(key)
+            raise InputError(f"--set: expected section.key=value. Received: {shown(override)}")
+        made = place(raw, key.split("."), parse(text, f"--set {override[:LONGEST]}"))
+        given += [f"{made}:", f"{key}:", f"{key}."]
         bases |= {name: Path.cwd() for name in bases if key in ("data", f"data.{name}")}
     for name, base in bases.items():
         resolve_data_path(raw, name, base, path)
@@ -616,8 +619,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         return Config.model_validate(raw)
     except ValidationError as error:
         complaints = map(complaint, error.errors())
-        of_override = tuple(f"{key}{end}" for key in given for end in ":.")
-        lines = [f"{'--set ' if c.startswith(of_override) else f'{path}: '}{c}" for c in complaints]
+        lines = [f"{'--set ' if c.startswith(tuple(given)) else f'{path}: '}{c}" for c in complaints]
         raise InputError("\n".join(lines)) from None
 
 
@@ -646,19 +648,34 @@ def resolve_data_path(raw: dict, key: str, base: Path, source: Path) -> None:
         if not os.environ.get(name.strip("{}")):
             raise InputError(
                 f"{source}: data.{key}: the environment variable {name.strip('{}')} is not set, or empty. "
-                f"Received: {path!r}"
+                f"Received: {shown(path)}"
             )
     base = Path.cwd() if path.startswith("$") else base
     data[key] = os.path.abspath(base / os.path.expanduser(os.path.expandvars(path)))
 
 
-def place(raw: dict, keys: list[str], value: Any) -> None:
-    """Put `value` at raw[keys[0]][keys[1]]...; what is no mapping on the way is left to the schema."""
-    for key in keys[:-1]:
-        if not isinstance(raw.setdefault(key, {}), dict):
+def place(raw: dict, keys: list[str], value: Any) -> str:
+    """Put `value` at raw[keys[0]][keys[1]]...; return the dotted name of the first key that was not there.
+
+    What is no mapping on the way is replaced by one, and left to the schema.
+    """
+    made = len(keys)
+    for depth, key in enumerate(keys[:-1], 1):
+        if not isinstance(raw.get(key), dict):
             raw[key] = {}
+            made = min(made, depth)
         raw = raw[key]
     raw[keys[-1]] = value
+    return ".".join(keys[:made])
+
+
+def shown(value: Any) -> str:
+    """Return what a message says was received: so much of it as a person reads."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no numbers of thousands of digits
+        return "a number of too many digits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def complaint(error: dict[str, Any]) -> str:
@@ -680,12 +697,12 @@ def complaint(error: dict[str, Any]) -> str:
         case "union_tag_not_found":
             return f"{where}.kind: this key is missing; expected {kinds(keys)}"
         case "union_tag_invalid":
-            return f"{where}.kind: expected {kinds(keys)}. Received: {error['input']['kind']!r}"
+            return f"{where}.kind: expected {kinds(keys)}. Received: {shown(error['input']['kind'])}"
         case "model_type" | "model_attributes_type":
-            return f"{where}: expected a section with keys of its own. Received: {error['input']!r}"
+            return f"{where}: expected a section with keys of its own. Received: {shown(error['input'])}"
         case "tuple_type":
-            return f"{where}: expected a list of sections. Received: {error['input']!r}"
-    return f"{where}: {error['msg']}. Received: {error['input']!r}"
+            return f"{where}: expected a list of sections. Received: {shown(error['input'])}"
+    return f"{where}: {error['msg']}. Received: {shown(error['input'])}"
 
 
 def names(keys: Iterable[str | int]) -> tuple[str, ...]:

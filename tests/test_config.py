@@ -341,8 +341,46 @@ def test_not_yaml(write, text, line):
 def test_override_not_yaml(write, override, reason):
     with pytest.raises(InputError) as caught:
         load_config(write(GOOD), [override])
-    assert str(caught.value).startswith(f"--set {override}")
+    assert str(caught.value).startswith(f"--set {override[:100]}")
+    assert len(str(caught.value)) < 300
     assert str(caught.value).endswith(f": not valid YAML ({reason})")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("a=1", "--set a: unknown key"),
+        ("a.b.c=1", "--set a: unknown key"),
+        ("data.a.b=1", "--set data.a: unknown key"),
+        ("model.subnet.kind=odd", "--set model.subnet.kind: expected paper or pretrained. Received: 'odd'"),
+    ],
+)
+def test_an_override_is_blamed_for_what_it_made(write, override, message):
+    with pytest.raises(InputError) as caught:
+        load_config(write(GOOD), [override])
+    assert str(caught.value) == message
+
+
+def test_unknown_keys_of_the_file_are_not_blamed_on_an_override(write):
+    path = write(GOOD + "a: {b: 1}\n")
+    with pytest.raises(InputError, match=f"^{path}: a: unknown key$"):
+        load_config(path, ["a.c=1"])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("9" * 6000, r"--set training.epochs=9{100,}:1: not valid YAML \('9{100,}\.\.\. is no int\)"),
+        ("-0x" + "f" * 6000, r"--set training.epochs: .* Received: a number of too many digits"),
+        ("-" + "9" * 4000, r"--set training.epochs: expected .* Received: -9{100,}\.\.\."),
+        ("x" * 6000, r"--set training.epochs: expected .* Received: 'x{100,}\.\.\."),
+    ],
+)
+def test_long_values_are_shortened(write, value, message):
+    with pytest.raises(InputError) as caught:
+        load_config(write(GOOD), [f"training.epochs={value}"])
+    assert re.fullmatch(message, str(caught.value))
+    assert len(str(caught.value)) < 600
 
 
 def test_the_largest_values(write):
