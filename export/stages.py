@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ..contract import IDENTITY, Contract
 from ..errors import InputError
-from ..files import parse_json, place, staging, write_json
+from ..files import check_regular, parse_json, place, staging, write_json
 from ..model.identity import unfinite
 from ..model.patchnet import PatchNet
 from ..serving import Predictor, digest, manifest
@@ -103,10 +103,11 @@ def export_model(
 def add_entries(folder: Path, name: str, entries: dict, beside: Path) -> None:
     """Write a JSON file to `folder`: what is in `beside`, where other exports may lie, and `entries`."""
     try:
+        check_regular(beside / name)
         before = parse_json((beside / name).read_bytes(), str(beside / name))
     except FileNotFoundError:
         before = {}
-    except ValueError:
+    except (IsADirectoryError, ValueError):
         before = None
     if not isinstance(before, dict):
         raise InputError(f"{beside / name}: not written by an export; choose another folder")

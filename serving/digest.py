@@ -6,13 +6,13 @@ digest into it: only a signature (docs/export.md) tells that.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..contract import CONTENT, IDENTITY, VERSION
 from ..errors import InputError
-from ..files import parse_json
 from . import manifest
 
 UNSET = "0" * 64
@@ -62,13 +62,16 @@ def check_identity(path: Path, metadata: Mapping[str, str]) -> None:
     """Compare what a file says is its model's identity with the records beside it.
 
     Raises:
-        InputError: it has no identity or no digest, or a record is of another model.
+        InputError: it has no identity or no digest, or a record is none or of another model.
     """
     if IDENTITY not in metadata or not re.fullmatch("[0-9a-f]{64}", metadata.get(CONTENT, "")):
         raise InputError(
             f"{path}: exported by an older version of this package; export it again. "
             f"Received: {VERSION} {metadata.get(VERSION)}, without {CONTENT} and {IDENTITY}"
         )
+    if not re.fullmatch("[0-9a-f]{64}", metadata[IDENTITY]):
+        received = f"Received: {metadata[IDENTITY][:64]!r}"
+        raise InputError(f"{path}: {IDENTITY}: expected 64 hexadecimal digits. {received}")
     for name, recorded in identities(path).items():
         if recorded != metadata[IDENTITY]:
             raise InputError(
@@ -78,14 +81,17 @@ def check_identity(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def identities(path: Path) -> dict[str, str]:
-    """Return what the records beside a file say is its model's identity, by their names."""
+    """Return what the records beside a file say is its model's identity, by their names.
+
+    Raises:
+        InputError: a record cannot be read, or is none.
+    """
     file = path if path.is_file() else path / "saved_model.pb"
     said = {}
     for name in (manifest.NAME, "verification.json"):
         record = file.parent / name
-        if record.is_file():
-            entries = parse_json(record.read_bytes(), str(record))
-            entry = entries.get(file.name) if isinstance(entries, dict) else None
+        if os.path.lexists(record):
+            entry = manifest.entries(record).get(file.name)
             if isinstance(entry, dict) and "identity" in entry:
                 said[str(record)] = entry["identity"]
     return said

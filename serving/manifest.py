@@ -1,10 +1,13 @@
 """MANIFEST.json beside exported files: their names, sizes and sha256, to tell altered or truncated ones."""
 
 import hashlib
+import os
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ..errors import InputError
-from ..files import parse_json
+from ..files import check_regular, parse_json
 
 NAME = "MANIFEST.json"
 
@@ -25,7 +28,7 @@ def check(path: Path) -> None:
         InputError: a file is missing or not as it was exported, or the manifest cannot be read.
     """
     folder = path if path.is_dir() else path.parent
-    if not (folder / NAME).is_file():
+    if not os.path.lexists(folder / NAME):
         return
     expected = read(folder / NAME)
     for name in expected if path.is_dir() else expected.keys() & {path.name}:
@@ -41,13 +44,28 @@ def check(path: Path) -> None:
 def read(path: Path) -> dict[str, str]:
     """Return the sha256 of each file that a manifest lists, by its path from there."""
     try:
-        listed = parse_json(path.read_bytes(), str(path))
-        expected = {name: str(entry["sha256"])[:64] for name, entry in listed.items()}
-    except (InputError, AttributeError, KeyError, TypeError):
+        expected = {name: str(entry["sha256"])[:64] for name, entry in entries(path).items()}
+    except (InputError, KeyError, TypeError):
         expected = None
     if expected is None or any({"..", "/"} & {*PurePosixPath(name).parts} for name in expected):
         raise InputError(f"{path}: not a manifest of exported files")
     return expected
+
+
+def entries(path: Path) -> Mapping[str, Any]:
+    """Return what a record of exported files says of each, by its path from there.
+
+    Raises:
+        InputError: it cannot be read, or is no such record.
+    """
+    try:
+        check_regular(path)
+        said = parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if not isinstance(said, dict):
+        raise InputError(f"{path}: not a record of exported files")
+    return said
 
 
 def sha256(path: Path) -> str:

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -186,6 +188,36 @@ def test_odd_manifests(copy, text):
     with pytest.raises(InputError) as caught:
         Predictor(copy / "model.onnx")
     assert str(caught.value) == f"{copy / 'MANIFEST.json'}: not a manifest of exported files"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("gone")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("MANIFEST.json", "not a manifest of exported files"),
+        ("verification.json", "not a regular|cannot be read"),
+    ],
+)
+def test_records_that_are_no_files(copy, name, message, make):
+    (copy / name).unlink()
+    make(copy / name)
+    with pytest.raises(InputError, match=rf"{name}: ({message})"):
+        Predictor(copy / "model.onnx")
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "1e5", '"model.onnx"'])
+def test_verifications_that_are_no_records(copy, text):
+    (copy / "verification.json").write_text(text)
+    with pytest.raises(InputError, match=r"verification\.json: not a record of exported files$"):
+        Predictor(copy / "model.onnx")
+
+
+@pytest.mark.parametrize("said", ["", "0" * 63, "0" * 65, "G" * 64, "0" * 64 + "\n"])
+def test_identities_are_64_digits(said):
+    metadata = {digest.CONTENT: "0" * 64, IDENTITY: said}
+    with pytest.raises(InputError, match=rf"^gone: {IDENTITY}: expected 64 hexadecimal digits. Received: '"):
+        digest.check_identity(Path("gone"), metadata)
+    digest.check_identity(Path("gone"), metadata | {IDENTITY: "0" * 64})
 
 
 @pytest.mark.parametrize("text", ["[" * 50_000, "", "\udcff"])
