@@ -10,6 +10,7 @@ import trustme
 import urllib3
 
 import patchnet_tf as pn
+from patchnet_tf.cli.serving import is_host
 from patchnet_tf.errors import InputError
 from patchnet_tf.serving import Client, Predictor
 from patchnet_tf.serving.client import ServerError
@@ -292,6 +293,11 @@ def test_clients_that_cannot_be_made(arguments, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["*", "cells.example", "Cells_2", "10.0.0.1", "::1"])
+def test_names_of_hosts(name):
+    assert is_host(name)
+
+
 @pytest.mark.parametrize(
     "option",
     [
@@ -308,9 +314,15 @@ def test_clients_that_cannot_be_made(arguments, message):
         ("--keep-alive", 10**9),
         ("--metrics-port", 2**16),
         ("--metrics-host", ""),
+        ("--metrics-host", "127.0.0.1"),  # without --metrics-port
+        ("--allow-host", ""),
+        ("--allow-host", "cells example"),
+        ("--allow-host", "https://cells.example/"),
+        ("--allow-host", "cells.example:8080"),
+        ("--allow-host", "*.example"),
     ],
 )
-def test_absurd_numbers_are_refused(path, patchnet, monkeypatch, option):
+def test_absurd_options_are_refused(path, patchnet, monkeypatch, option):
     monkeypatch.setattr("patchnet_tf.serving.server.process.listen", lambda *at: pytest.fail("opened"))
     code, out, err = patchnet("serve", path, *option)
     assert (code, out) == (2, "")

@@ -1,5 +1,7 @@
 """`patchnet serve`."""
 
+import contextlib
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -60,7 +62,10 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    metrics_host: Annotated[str, typer.Option(help="Address for --metrics-port.")] = "127.0.0.1",
+    metrics_host: Annotated[
+        str | None,
+        typer.Option(help="Address for --metrics-port; by default 127.0.0.1.", show_default=False),
+    ] = None,
     max_bytes: Annotated[int, typer.Option(min=1, max=MOST, help="Of a request.")] = 2**24,
     max_pixels: Annotated[int, typer.Option(min=1, max=MOST, help="Of an image.")] = 2**20,
     max_images: Annotated[int, typer.Option(min=1, max=MANY, help="In a request.")] = 32,
@@ -106,8 +111,16 @@ def serve(
             raise InputError(f"{model}: not an exported model; export it first: patchnet export {run}")
         name = name or (model.stem if model.is_file() else model.resolve().name)
         for option, address in (("--host", host), ("--metrics-host", metrics_host)):
-            if not address:
+            if address == "":
                 raise InputError(f"{option}: expected an address. Received: an empty text")
+        if metrics_host and metrics_port is None:
+            raise InputError("--metrics-host goes with --metrics-port")
+        for allowed in allow_host or ():
+            if not is_host(allowed):
+                raise InputError(
+                    "--allow-host: expected a name without a port, an address, or *. "
+                    f"Received: {allowed[:64]!r}"
+                )
         if not re.fullmatch(r"[\w.-]+", name):
             raise InputError(f"--name: expected letters, digits, '_', '-' and '.'. Received: {name}")
         if timeout != timeout:  # which is in no range, and no limit refuses
@@ -133,10 +146,10 @@ def serve(
             keep_alive=keep_alive,
             max_connections=max_connections,
             metrics_port=metrics_port,
-            metrics_host=metrics_host,
+            metrics_host=metrics_host or "127.0.0.1",
             tokens=server.read_tokens(token_file) if token_file else (),
             tls=server.Tls(tls_cert, tls_key, tls_client_ca) if tls_cert else None,
-            allow_host=tuple(allow_host or ()),
+            allow_host=tuple(map(str.lower, allow_host or ())),
         )
 
         def announce(address: str) -> None:
@@ -149,6 +162,14 @@ def serve(
             server.serve(options, announce)
         except (ValueError, RuntimeError) as error:
             raise InputError(str(error)) from None
+
+
+def is_host(name: str) -> bool:
+    """Return whether a header Host can have this name, or it is *, which stands for all."""
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(name)
+        return True
+    return name == "*" or re.fullmatch(r"[\w.-]+", name, re.ASCII) is not None
 
 
 def run_of(model: Path) -> Path | None:
