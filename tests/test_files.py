@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from patchnet_tf.config import load_config
+from patchnet_tf.data.files import read_rows
 from patchnet_tf.errors import InputError, TooLargeError
 from patchnet_tf.files import SMALL, holding, read_small, staging, write_array
 
@@ -69,7 +70,7 @@ def test_small_files(tmp_path):
         read_small(tmp_path / "none")
 
 
-@pytest.mark.parametrize("read", [read_small, load_config])
+@pytest.mark.parametrize("read", [read_small, load_config, lambda path: list(read_rows(path, ["path"]))])
 def test_pipes_and_devices_are_not_waited_for(tmp_path, read):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
