@@ -197,6 +197,7 @@ def test_a_run_without_masks_has_a_picture(three, tmp_path):
     assert len(picture) > 6 * 128  # two of each class
 
 
+@pytest.mark.slow
 def test_several_classes_are_compared(three, patchnet, tmp_path):
     out = tmp_path / "compared"
     code, _, err = patchnet(

@@ -108,6 +108,7 @@ def test_command(patchnet, small, tmp_path):
     assert not FILES & {f.name for f in out.iterdir()}
 
 
+@pytest.mark.slow
 def test_without_masks_both_classes_are_drawn(tmp_path):
     path = tmp_path / "folder.yaml"
     images = image_folder(tmp_path / "images")
