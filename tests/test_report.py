@@ -273,6 +273,15 @@ def test_the_date_of_the_figures(compared):
     assert "Measured on 2020-02-29." in (compared[0] / "report.html").read_text()
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_images_that_are_scaled_each_by_itself_are_told(scaled, tmp_path):
+    results = comparison(tmp_path, n=2)
+    results["config"]["data"]["per_image"] = scaled
+    write(tmp_path, results)
+    text = write_report(tmp_path).read_text()
+    assert ("a decision depends on the whole image" in text) == scaled
+
+
 def test_the_scale_is_that_of_the_maps(compared):
     bar = decoded(compared[2].all("img")[0]["src"])
     np.testing.assert_array_equal(bar, np.arange(256)[None])
