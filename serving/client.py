@@ -177,16 +177,6 @@ class Client:
         """
         return self._repeat(self._transport.contract)
 
-    @functools.cached_property
-    def _dtype(self) -> str | None:
-        """What the model's pixels are, asked for once; None where the server does not say so."""
-        try:
-            return self.contract.pixels.dtype
-        except UnavailableError:
-            raise
-        except ServerError:
-            return None
-
     def status(self) -> list[VersionState]:
         """Return the versions that the server knows, and their states; errors as of a call."""
         return self._repeat(self._transport.status)
@@ -204,14 +194,6 @@ class Client:
             name, value = IMAGE, image if image.ndim == 4 else image[None]
             if image.dtype == "float32" and not np.isfinite(image).all():  # for which JSON has no word
                 raise InputError("image: expected finite pixels. Received: NaN or infinity")
-            if isinstance(self._transport, Rest) and self._dtype not in (
-                None,
-                image.dtype,
-            ):  # nor has it dtypes
-                raise InputError(
-                    f"image: expected a numpy array of {self._dtype}, as the model takes it. "
-                    f"Received: {image.dtype}"
-                )
         else:
             raise InputError(
                 "An image is a numpy array of uint8, uint16 or float32, (height, width, channels) or (batch, "

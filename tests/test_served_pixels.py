@@ -167,8 +167,6 @@ def test_server(served, predictors, rng):
         answer = client(sent)
         assert answer.probability == pytest.approx(expected.probability, abs=1e-6)
         np.testing.assert_array_equal(answer.heatmap, expected.heatmap)
-    with pytest.raises(InputError, match=r"expected a numpy array of uint16, .* Received: uint8"):
-        client((image >> 8).astype("uint8"))  # in JSON the numbers of a dark image
     with grpc.InferenceServerClient(f"127.0.0.1:{served.grpc}") as triton:
         wanted = grpc.InferInput("image", [1, *image.shape], "UINT16")
         wanted.set_data_from_numpy(image[None])
