@@ -39,6 +39,7 @@ from keras import ops  # isort: skip
 from patchnet_tf.baselines.pretrained import split_pretrained
 from patchnet_tf.config import Config, load_config
 from patchnet_tf.data import Dataset, load_dataset
+from patchnet_tf.data.files import read_rows
 from patchnet_tf.evaluation import metrics
 from patchnet_tf.evaluation.evaluate import draw_maps, probabilities_of
 from patchnet_tf.files import parse_json, place, replacing, staging, write_array, write_json, write_rows
@@ -277,10 +278,7 @@ def cut_windows(source: Path, target: Path) -> None:
 
 def retina_rows(source: Path) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Give the split, the path and the masks of each image."""
-    heading, *lines = (source / "labels.csv").read_text().splitlines()
-    names = heading.split(",")
-    for line in lines:
-        row = dict(zip(names, line.split(","), strict=True))
+    for _, row in read_rows(source / "labels.csv", ("split", "path", "masks")):
         pairs = (pair.partition(":") for pair in row["masks"].split(";"))
         yield row["split"], row["path"], {name: path for name, _, path in pairs}
 
@@ -357,9 +355,8 @@ def fit_patches(config: Config, data: Dataset, folder: Path) -> Fitted:
         q = q.reshape(rows, columns, outputs)
         height, width = config.model.crop or image.shape[:2]
         inside = q[np.arange(height)[:, None] * rows // height, np.arange(width) * columns // width]
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         whole = np.zeros((*image.shape[:2], outputs), "float32")
-        whole[top : top + height, left : left + width] = inside
+        whole[inside_of(config.model.crop, image.shape[:2])[1:]] = inside
         return whole[..., 0] if outputs == 1 else whole[..., list(classes)]
 
     return Fitted(predict, {"patches": draw}, convergence.get_state()["best_epoch"] + 1)
@@ -369,10 +366,7 @@ def fit_statistics(config: Config, data: Dataset, folder: Path) -> Fitted:
     """Fit a logistic regression on nine statistics of the whole image, as they came with the images."""
 
     def statistics(images: np.ndarray) -> np.ndarray:
-        if config.model.crop:
-            height, width = config.model.crop
-            top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
-            images = images[:, top : top + height, left : left + width]
+        images = images[inside_of(config.model.crop, images.shape[1:3])]
         pixels = images.reshape(len(images), -1, images.shape[-1]) / 255
         ranks = (1, 5, 25, 50, 75, 95, 99) if images.shape[-1] == 1 else (50,)
         return np.concatenate([pixels.mean(1), pixels.std(1), *np.percentile(pixels, ranks, axis=1)], axis=1)

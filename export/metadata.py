@@ -25,12 +25,12 @@ from ..contract import (
     make_classes,
 )
 from ..errors import InputError
+from ..files import sha256
 from ..model.identity import identity
 from ..model.local import LocalNetwork
 from ..model.patchnet import PatchNet
 from ..model.subnet import PatchSubnet
 from ..serving.digest import UNSET
-from ..serving.manifest import sha256
 from .signature import check_patchnet
 
 DESCRIPTION = (

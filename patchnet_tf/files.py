@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -144,6 +145,12 @@ def check_regular(path: Path) -> None:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder, opening says what is wrong
         raise InputError(f"{path}: not a regular file")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_small(path: Path, most: int = SMALL) -> bytes:

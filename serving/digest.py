@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..contract import CONTENT, IDENTITY, VERSION
 from ..errors import InputError
+from ..files import sha256
 from . import manifest
 
 UNSET = "0" * 64
@@ -25,11 +26,16 @@ DIGITS = re.compile(rb"(" + re.escape(CONTENT.encode()) + rb"[^0-9a-f]{1,8})([0-
 def digest(path: Path) -> str:
     """Return the SHA-256 of an exported file, or of a folder's files and their names."""
     if path.is_file():
-        return hashlib.sha256(with_digits(path.read_bytes(), UNSET)).hexdigest()
+        return digest_of(path.read_bytes())
     files = sorted({file for part in PARTS for file in path.glob(part) if file.is_file()})
-    digests = [digest(file) if file == path / METADATA else manifest.sha256(file) for file in files]
+    digests = [digest(file) if file == path / METADATA else sha256(file) for file in files]
     listed = [(file.relative_to(path).as_posix(), one) for file, one in zip(files, digests, strict=True)]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def digest_of(content: bytes) -> str:
+    """Return the SHA-256 of what is in a file, its own digits counted as zeros."""
+    return hashlib.sha256(with_digits(content, UNSET)).hexdigest()
 
 
 def seal(path: Path) -> None:
@@ -50,8 +56,9 @@ def check(path: Path) -> None:
         InputError: it was changed after its export.
     """
     file = path if path.is_file() else path / METADATA
-    said = DIGITS.search(file.read_bytes()) if file.is_file() else None
-    if said and (computed := digest(path)) != said[2].decode():
+    content = file.read_bytes() if file.is_file() else b""
+    said = DIGITS.search(content)
+    if said and (computed := digest_of(content) if file == path else digest(path)) != said[2].decode():
         raise InputError(
             f"{path}: altered or truncated since it was exported; it expects of itself sha256 "
             f"{said[2].decode()}. Received: sha256={computed}"

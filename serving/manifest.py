@@ -1,13 +1,12 @@
 """MANIFEST.json beside exported files: their names, sizes and sha256, to tell altered or truncated ones."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import InputError
-from ..files import check_regular, parse_json
+from ..files import check_regular, parse_json, sha256
 
 NAME = "MANIFEST.json"
 
@@ -66,9 +65,3 @@ def entries(path: Path) -> Mapping[str, Any]:
     if not isinstance(said, dict):
         raise InputError(f"{path}: not a record of exported files")
     return said
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

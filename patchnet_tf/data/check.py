@@ -24,7 +24,7 @@ from ..progress import Progress, silent
 from .alike import ALIKE, MOST, nearest
 from .dataset import Dataset
 from .files import SPLITS, Listing, heads_of, in_threads, masked_by_channel, other_size, pixels_of_files
-from .pixels import with_percentiles
+from .pixels import pixels_of, with_percentiles
 from .seen import Seen, seen_of
 from .sheet import chosen, contact_sheet, thumbnail
 from .sources import list_files, load_dataset
@@ -140,9 +140,12 @@ def check(config: Config, progress: Progress = silent) -> Report:
 def kind_of_pixels(listing: Listing, progress: Progress) -> tuple[Pixels | None, list[str]]:
     """Return what the files become, with percentiles as training takes them; or None, and what is wrong."""
     try:
-        pixels = pixels_of_files(listing)
-        if listing.rules.range == "percentiles":
-            shapes = [listing.rules.size or head.size for _, head in heads_of(listing)]
+        if listing.rules.range != "percentiles":
+            pixels = pixels_of_files(listing)
+        else:
+            heads = heads_of(listing)
+            pixels = pixels_of(listing.rules, heads)
+            shapes = [listing.rules.size or head.size for _, head in heads]
             count = sum(prod(shape) for shape in shapes) * pixels.channels
             pixels = with_percentiles(pixels, training_images(listing, pixels, progress), count)
     except InputError as error:

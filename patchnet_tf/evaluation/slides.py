@@ -1,7 +1,6 @@
 """Draw the map of a slide, tile by tile, in bounded memory; go on where it was cut off."""
 
 import contextlib
-import hashlib
 import json
 import math
 import shutil
@@ -14,7 +13,7 @@ import numpy as np
 
 from ..contract import Contract
 from ..errors import InputError
-from ..files import holding, write_array, write_json
+from ..files import holding, sha256, write_array, write_json
 from ..images import pictures
 from ..images.maps import geojson, ome_tiff
 from ..images.maps.base import colours_of, found_in, planes_of
@@ -95,7 +94,7 @@ def explain_slide(
         out = Path(folder) / HEATMAPS if out is None else Path(out)
         stem = slide.path.name.removesuffix(slide.path.suffix).removesuffix(".ome")
         plan = {
-            "model": digest(Path(folder) / "model.keras"),
+            "model": sha256(Path(folder) / "model.keras"),
             "slide": [slide.path.name, slide.path.stat().st_size, slide.path.stat().st_mtime_ns],
             "level": level,
             "tile": TILE,
@@ -122,12 +121,6 @@ def check_model(model: Any, what: str) -> None:
             f"{what}: a slide is explained in tiles, and the model looks at a whole image first. "
             f"Received: {', '.join(whole)}"
         )
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

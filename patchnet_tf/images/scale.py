@@ -1,9 +1,10 @@
 """How large an image's pixels are, by what its file says."""
 
 import contextlib
-import logging
 from pathlib import Path
 from xml.etree import ElementTree
+
+from .formats.tiff import named
 
 MICROMETRES = {  # in a unit, as OME and ImageJ write it
     "µm": 1.0,
@@ -40,7 +41,6 @@ def of_tiff(path: Path) -> tuple[float, float] | None:
     """Return what a TIFF file says, by OME's or ImageJ's metadata."""
     from tifffile import TiffFile
 
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())
     with TiffFile(path, _multifile=False) as tiff:
         if tiff.is_ome:
             return of_ome(tiff.ome_metadata)
@@ -54,7 +54,7 @@ def of_tiff(path: Path) -> tuple[float, float] | None:
 
 def of_ome(xml: str) -> tuple[float, float] | None:
     """Return what the first image's description in OME-XML says."""
-    pixels = next(e for e in ElementTree.fromstring(xml).iter() if e.tag.rpartition("}")[2] == "Pixels")
+    pixels = next(e for e in ElementTree.fromstring(xml).iter() if named(e, "Pixels"))
     sides = [
         float(pixels.get(f"PhysicalSize{axis}")) * MICROMETRES[pixels.get(f"PhysicalSize{axis}Unit", "µm")]
         for axis in "YX"

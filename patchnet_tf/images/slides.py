@@ -18,6 +18,7 @@ import numpy as np
 from ..contract import Pixels
 from ..errors import InputError, TooLargeError, UnfitError, extra, one_line
 from ..files import check_regular
+from .formats.tiff import cut_off
 from .pixels import check_values, grey_of
 from .reading import MAX_PIXELS, head
 from .scale import pixel_size
@@ -193,8 +194,7 @@ class TiffSlide(Slide):
         for page in itertools.chain.from_iterable(level.pages for level in self.levels):
             if page is None:
                 raise InputError(f"{path}: truncated slide: a plane is missing")
-            parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-            if not parts or any(start <= 0 or count <= 0 or start + count > end for start, count in parts):
+            if cut_off(page, end):
                 raise InputError(f"{path}: truncated slide: tiles are missing, or end after the file")
 
     def read(self, level: int, top: int, left: int, height: int, width: int) -> np.ndarray:

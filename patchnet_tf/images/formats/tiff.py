@@ -9,7 +9,7 @@ import math
 import re
 import threading
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -198,7 +198,8 @@ class TiffSource(Source):
             page = pages[number]
             if page is None:
                 raise InputError("truncated: a plane is missing")
-            self.check_segments(page)
+            if cut_off(page, self.tiff.filehandle.size):
+                raise InputError("truncated: strips or tiles are missing, or end after the file")
             plane = page.asarray(maxworkers=1).reshape(shape)
         elif (start := self.series.dataoffset) is not None:  # one page, and the planes after each other
             self.file.seek(start + number * self.page.nbytes)
@@ -210,16 +211,15 @@ class TiffSource(Source):
         last = [axes.index(axis) for axis in axes if axis not in "YX"]
         return plane.transpose(axes.index("Y"), axes.index("X"), *last).reshape(*self.size, -1)
 
-    def check_segments(self, page: "object") -> None:
-        """Raise InputError where strips or tiles of a page are missing, or end after the file."""
-        end = self.tiff.filehandle.size
-        parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-        if not parts or any(start <= 0 or count <= 0 or start + count > end for start, count in parts):
-            raise InputError("truncated: strips or tiles are missing, or end after the file")
-
     def close(self) -> None:
         """Close the file."""
         self.tiff.close()
+
+
+def cut_off(page: Any, end: int) -> bool:
+    """Return whether strips or tiles of a page are missing, or end after the file, of `end` bytes."""
+    parts = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    return not parts or any(start <= 0 or count <= 0 or start + count > end for start, count in parts)
 
 
 def named(element: ElementTree.Element, name: str) -> bool:
